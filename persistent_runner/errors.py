@@ -1,0 +1,139 @@
+"""What can go wrong, sorted by what helps.
+
+::
+
+    RunnerError
+    +-- ConfigError               study.toml, a template or a setting is wrong    nothing was spent; mend it     exit 2
+    +-- PlatformError
+    |   +-- PlatformUnavailable   429 with Retry-After, 5xx on GET, time-outs     the same request again         exit 5
+    |   +-- PlatformRefused       400 401 403 404, quota                          stop the study                 exit 3
+    |   +-- ReleaseUnconfirmed    Stopped was not read after stop                 look at the job, stop it       exit 4
+    +-- LeaseLost                 job ended, walltime, preemption                 a new lease, setup, the attempt again
+    +-- ConnectionLost            refused, dropped, silent                        close, reconnect, join what runs
+    +-- NoCapacity                queue or start-up deadline                      release                        exit 5
+    +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
+    +-- TrialFailed               the design or its run                           tell FAIL, go on
+        +-- CommandFailed         exit code, last lines, path of the whole log
+        +-- CommandTimedOut       its process tree was killed
+        +-- ResultMissing         file, rule and the nearest lines
+
+The lower floors translate foreign exceptions into these; nobody above them sees paramiko's or requests' own.
+"""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Everything this package raises on purpose.
+
+    `message` says what happened and where; `remedy` says what to do next (one sentence, may be empty).
+    `exit_code` is what `run-study` ends with when the error ends the study.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.remedy, dict(self.__dict__))
+
+
+def _rebuild(kind: type[RunnerError], message: str, remedy: str, state: dict[str, object]) -> RunnerError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message, remedy)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(RunnerError):
+    """study.toml, a template, a command line or a setting is wrong; nothing was spent."""
+
+    exit_code = 2
+
+
+class PlatformError(RunnerError):
+    """The platform did not do what was asked."""
+
+    exit_code = 3
+
+
+class PlatformUnavailable(PlatformError):
+    """No usable answer: 429, 5xx, a time-out, a broken connection. The same request may succeed later.
+
+    `retry_after` is the wait in seconds that the platform asked for, None when it asked for none.
+    """
+
+    exit_code = 5
+
+    def __init__(self, message: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class PlatformRefused(PlatformError):
+    """The platform said no, and would say it again: 400, 401, 403, 404, quota.
+
+    `status` is the HTTP status code, None where none came.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, remedy: str = "", status: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
+class ReleaseUnconfirmed(PlatformError):
+    """Stop was asked for and `Stopped` was not read: the job may still run and cost money."""
+
+    exit_code = 4
+
+
+class LeaseLost(RunnerError):
+    """The job ended, was preempted, or reached its walltime while it was needed."""
+
+
+class ConnectionLost(RunnerError):
+    """A node refused the connection, dropped it, or went silent."""
+
+
+class NoCapacity(RunnerError):
+    """The cluster did not come within its deadline, or the platform ended the job before it ran."""
+
+    exit_code = 5
+
+
+class HostNotProven(RunnerError):
+    """The host key is not the pinned one, or nothing proves it: nothing sensitive was sent."""
+
+    exit_code = 6
+
+
+class TrialFailed(RunnerError):
+    """One trial did not give its values; the study goes on."""
+
+
+class CommandFailed(TrialFailed):
+    """A command ended with a non-zero exit code.
+
+    `exit_code_of_command` is the code (128 + n for signal n), `log` the local path of the whole log.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", exit_code_of_command: int = 1, log: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.exit_code_of_command = exit_code_of_command
+        self.log = log
+
+
+class CommandTimedOut(TrialFailed):
+    """A command reached its time-out; its process tree was killed."""
+
+
+class ResultMissing(TrialFailed):
+    """A file or a number that the study needs is not there, or is not a finite number."""

@@ -1,0 +1,1 @@
+"""A hold on a cluster: acquire, check, renew, release."""

@@ -1,0 +1,100 @@
+"""What a lease needs from whoever leases clusters. No vendor's words stand here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from persistent_runner.remote.node import Node
+
+
+class Software(BaseModel):
+    """One software tile: the platform's code of it and of its version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    analysis: str
+    version: str
+
+
+class LeaseRequest(BaseModel):
+    """What is asked of the platform, complete: the same request gives the same cluster.
+
+    `name` carries the token that finds the job again; `cores` are of the whole cluster; `walltime` is sent as whole
+    hours, rounded up; the first of `software` carries `command`; `public_key` is one OpenSSH line.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    command: str
+    core_type: str
+    cores: int
+    walltime: timedelta
+    priority: Literal["on_demand", "economy"] = "on_demand"
+    project: str | None = None
+    software: tuple[Software, ...] = (Software(analysis="user_included", version="0"),)
+    env: dict[str, str] = {}
+    public_key: str = ""
+
+
+@dataclass(frozen=True)
+class SavedJob:
+    """A job that was created and read back, and costs nothing yet.
+
+    `differs` names what the platform saved otherwise than asked (do not submit), `not_echoed` what it did not show
+    (a warning), `ssh_open_to` the CIDR rule that the platform will apply to SSH.
+    """
+
+    job_id: str
+    differs: tuple[str, ...] = ()
+    not_echoed: tuple[str, ...] = ()
+    ssh_open_to: str = ""
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """What the platform says of a job now.
+
+    `status` is its own word for the newest state and `reason` its explanation, both for people. `submitted`: it was
+    handed in. `executing`: the command runs. `ending`: a stop is under way. `ended`: the command is over for good.
+    `stopped`: the machines are gone, nothing costs any more. An unknown status sets none of them.
+    """
+
+    status: str
+    reason: str = ""
+    submitted: bool = False
+    executing: bool = False
+    ending: bool = False
+    ended: bool = False
+    stopped: bool = False
+
+
+class Platform(Protocol):
+    """The verbs. Each raises PlatformUnavailable or PlatformRefused and returns within its own deadline."""
+
+    def create(self, request: LeaseRequest) -> SavedJob:
+        """Save a job without starting it, read it back and compare; never repeated blindly."""
+
+    def submit(self, job_id: str) -> None:
+        """Start a saved job: from here on it costs money; never repeated blindly."""
+
+    def find(self, name: str) -> list[str]:
+        """Return the ids of the jobs with exactly this name."""
+
+    def state(self, job_id: str) -> LeaseState:
+        """Return what the platform says of the job now."""
+
+    def nodes(self, job_id: str) -> list[Node]:
+        """Return the machines that have an address, the head node first; empty while there are none."""
+
+    def log(self, job_id: str) -> str:
+        """Return the last lines that the job's command printed; empty where there are none yet."""
+
+    def stop(self, job_id: str, *, force: bool = False) -> None:
+        """Ask for the end of a job, gracefully or by force; nothing to do when it has ended."""
+
+    def delete(self, job_id: str) -> None:
+        """Remove a job that was never submitted or has stopped."""

@@ -1,0 +1,1 @@
+"""Rescale on this machine: the same wire table, real commands, real SSH."""

@@ -1,0 +1,1 @@
+"""A way onto the machines of a cluster."""

@@ -1,0 +1,25 @@
+"""One machine of a cluster, as the platform describes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where to reach a machine.
+
+    `address` and `port` are what a client connects to; `user` is the login; `role` and `started` are the
+    platform's own strings (a changed `instance_id` or `started` means another machine).
+    """
+
+    instance_id: str
+    address: str
+    port: int
+    user: str
+    role: str = ""
+    started: str = ""
+    private_address: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.address}:{self.port}"

@@ -1,0 +1,1 @@
+"""Rescale over HTTPS."""

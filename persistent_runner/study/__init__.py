@@ -1,0 +1,1 @@
+"""An Optuna study of trials that run elsewhere."""
