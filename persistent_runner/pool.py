@@ -1,0 +1,158 @@
+"""Trials onto nodes: the way onto the cluster, the setup once per lease, a folder and a thread for each trial."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+from persistent_runner.duration import format_duration
+from persistent_runner.errors import ConfigError, PlatformUnavailable
+from persistent_runner.remote.link import Link
+from persistent_runner.remote.workdir import WorkDir
+from persistent_runner.render import walk_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.render import Delimiters
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+def trials_at_a_time(cores_per_node: int, trial_cores: int, most: int | None) -> int:
+    """Return how many trials run together on the head node."""
+    fit = max(1, cores_per_node // trial_cores)
+    return fit if most is None else min(fit, most)
+
+
+class Pool:
+    """The head node of a lease as a place where trials run, several at a time.
+
+    `run` names this run's folder on the node, `folder` is where results are kept here, `inputs_root` is what pushed
+    paths are relative to. `trial_cores` None means all cores: one trial at a time. Open it before the first trial.
+    """
+
+    def __init__(
+        self,
+        lease: ClusterLease,
+        *,
+        run: str,
+        folder: Path,
+        inputs_root: Path,
+        trial_cores: int | None = None,
+        max_concurrent: int | None = None,
+        delimiters: Delimiters | None = None,
+    ) -> None:
+        self._lease = lease
+        self._folder = folder
+        self._inputs_root = inputs_root
+        self._trial_cores = trial_cores
+        self._max_concurrent = max_concurrent
+        self._delimiters = delimiters
+        self._lock = threading.Lock()
+        self._running: set[WorkDir] = set()
+        self._setup: str | None = None
+        self.capacity = 0
+        self.node = ""
+        self._link = Link(
+            lease.connect,
+            run=run,
+            lease=lease.request.name,
+            node=lease.head_node.instance_id,
+            check=self._check_lease,
+        )
+
+    def open(self) -> None:
+        """Start the agent and run the setup; raises what keeps either from working."""
+        hello = self._link.open()
+        self.node = hello.host
+        cores = self._lease.cores_per_node or hello.cores
+        trial_cores = self._trial_cores or self._lease.request.cores
+        self._trial_cores = trial_cores
+        if trial_cores > self._lease.request.cores:
+            raise ConfigError(
+                f"a trial of {trial_cores} cores does not fit a cluster of {self._lease.request.cores}",
+                remedy="Lower [trial] cores or raise [cluster] cores.",
+            )
+        self.capacity = trials_at_a_time(cores, trial_cores, self._max_concurrent)
+        if len(self._lease.nodes) > 1:
+            log.warning(
+                "the cluster has %d nodes; this version starts trials on the head node only", len(self._lease.nodes)
+            )
+        self._run_setup()
+
+    def submit(self, number: int, attempt: int, task: Callable[[WorkDir], Result]) -> Future[Result]:
+        """Run `task` in a thread with the working directory of a trial's attempt; the future gives what it returns."""
+        folder = self._folder / "trials" / f"{number:05d}"
+        workdir = self._workdir(f"{number:05d}.{attempt}", number, folder, self._inputs_root)
+        future: Future[Result] = Future()
+        with self._lock:
+            self._running.add(workdir)
+
+        def work() -> None:
+            try:
+                result = task(workdir)
+                workdir.acknowledge()
+            except BaseException as error:  # noqa: BLE001 - the future carries it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                with self._lock:
+                    self._running.discard(workdir)
+
+        threading.Thread(target=work, name=f"trial {number}", daemon=True).start()
+        return future
+
+    def stop(self) -> None:
+        """End what runs, each with its whole process tree; their futures fail with AttemptLost."""
+        with self._lock:
+            running = list(self._running)
+        for workdir in running:
+            workdir.stop()
+
+    def close(self) -> None:
+        """End the agent. What still runs on the node goes on."""
+        self._link.close()
+
+    def _workdir(self, attempt: str, number: int, folder: Path, inputs_root: Path, label: str = "") -> WorkDir:
+        return WorkDir(
+            self._link,
+            attempt=attempt,
+            number=number,
+            folder=folder,
+            inputs_root=inputs_root,
+            cores=self._trial_cores or 1,
+            env=self._lease.request.env,
+            setup=self._setup,
+            delimiters=self._delimiters,
+            label=label,
+        )
+
+    def _check_lease(self) -> None:
+        """Raise when the lease is gone; an unreachable platform says nothing about it."""
+        try:
+            self._lease.check()
+        except PlatformUnavailable as error:
+            log.warning("the platform cannot be asked whether the lease still holds: %s", error.message)
+
+    def _run_setup(self) -> None:
+        setup = self._lease.setup
+        if setup is None:
+            return
+        files = walk_inputs(setup.folder, setup.inputs)
+        content = [(file.path, file.mode, hashlib.sha256(file.source.read_bytes()).hexdigest()) for file in files]
+        digest = hashlib.sha256(repr((content, setup.command)).encode()).hexdigest()[:12]
+        workdir = self._workdir(f"setup-{digest}", 0, self._folder / "setup", setup.folder, "the setup")
+        workdir.push(*setup.inputs)
+        log.info("setup: %s", setup.command.strip().splitlines()[0] if setup.command.strip() else "files")
+        result = workdir.run(setup.command or ":")
+        log.info("setup: done after %s", format_duration(result.seconds))
+        self._setup = workdir.attempt

@@ -1,0 +1,325 @@
+"""What an objective sees of its attempt: push, run, pull, and the Fabric connection."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import json
+import signal
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from persistent_runner.duration import format_duration, parse_duration
+from persistent_runner.errors import (
+    AttemptLost,
+    CommandFailed,
+    CommandTimedOut,
+    ConnectionLost,
+    HostNotProven,
+    LeaseLost,
+    ResultMissing,
+    RunnerError,
+)
+from persistent_runner.remote import agent, transfer
+from persistent_runner.render import Delimiters, render_inputs, walk_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from fabric import Connection
+
+    from persistent_runner.remote.link import Exit, Link, OutputFile
+
+_IN_FRAME = 1 << 18  # bytes; a bigger file goes ahead in pieces
+_LOG_MOST = 64 << 20  # bytes of a log that are brought here
+_LAST_LINES = 10
+_MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended: its exit code, run time, peak memory of one process, and the local copy of its log."""
+
+    exit_code: int
+    seconds: float
+    peak_bytes: int
+    log: Path
+
+    @property
+    def output(self) -> str:
+        """What the command printed, both streams."""
+        return self.log.read_text("utf-8", "replace")
+
+
+class WorkDir:
+    """One attempt's working directory on the node and its folder here.
+
+    Paths to push are relative to `inputs_root`, paths to pull to the working directory. Once it has met a fault of the
+    machine it is dead: every later call raises the same.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        attempt: str,
+        number: int,
+        folder: Path,
+        inputs_root: Path,
+        cores: int,
+        env: Mapping[str, str],
+        setup: str | None = None,
+        delimiters: Delimiters | None = None,
+        label: str = "",
+    ) -> None:
+        self.attempt = attempt
+        self._label = label or f"trial {number} (attempt {attempt})"
+        self.folder = folder
+        self.cores = cores
+        self._link = link
+        self._inputs_root = inputs_root
+        self._env = dict(env) | {"TRIAL_NUMBER": str(number)}
+        self._setup = setup
+        self._delimiters = delimiters or Delimiters()
+        self._parameters: dict[str, Any] = {}
+        self._pushed: dict[str, tuple[bytes, int]] = {}
+        self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
+        self._listed: frozenset[str] = frozenset()
+        self._local_names: dict[str, str] = {}
+        self._seq = 0
+        self._running: int | None = None
+        self._dead: Exception | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def connection(self) -> Connection:
+        """The Fabric connection to the node, for whatever the three verbs do not cover."""
+        connection = self._link.connection
+        if connection is None:
+            raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
+        return connection
+
+    def push(self, *inputs: str, **parameters: object) -> None:
+        """Put files and folders into the working directory; `*.j2` are rendered with the parameters.
+
+        A folder's contents land in the working directory. `parameters.json` holds all parameters pushed so far. Raises
+        ConfigError for an input that is missing or does not render. Files travel with the next `run`.
+        """
+        self._check()
+        self._parameters |= parameters
+        files = walk_inputs(self._inputs_root, inputs)
+        for path, data, mode in render_inputs(files, self._parameters, self._delimiters):
+            self._pushed[path] = (data, mode)
+        self._pushed["parameters.json"] = (json.dumps(self._parameters, indent=1).encode() + b"\n", 0o644)
+
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: timedelta | str | None = None,
+        outputs: Sequence[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> CommandResult:
+        """Run a command in the working directory and wait for its end.
+
+        Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed.
+        `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
+        `on_line` gets each line that it prints, from another thread.
+        """
+        self._check()
+        if self._seq == 0 and "parameters.json" not in self._pushed:
+            self.push()
+        limit = parse_duration(timeout).total_seconds() if timeout is not None else None
+        seq, self._seq = self._seq, self._seq + 1
+        files = [(path, data, mode) for path, (data, mode) in self._pushed.items()]
+        self._pushed = {}
+        digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
+        for path, data, mode in sorted(files):
+            digest.update(json.dumps([path, mode, hashlib.sha256(data).hexdigest()]).encode())
+        self._running = seq
+        try:
+            ended = self._wait(
+                seq,
+                command_hash=digest.hexdigest(),
+                script=command,
+                timeout=limit,
+                files=files,
+                outputs=outputs,
+                on_log=_lines(on_line) if on_line else None,
+            )
+        finally:
+            self._running = None
+        self._manifest = {output.path: output for output in ended.manifest}
+        self._listed = frozenset(outputs)
+        return self._result(command, seq, ended, limit)
+
+    def pull(self, name: str) -> Path:
+        """Bring one file here and return its path below `folder`; ResultMissing when it is not there."""
+        self._check()
+        output = self._manifest.get(name) or next(iter(self._list([glob.escape(name)])), None)
+        if output is None:
+            there = [found.path for found in self._list(["**/*"])]
+            near = difflib.get_close_matches(name, there, 3, 0.5) or there[:5]
+            seen = f"there are: {', '.join(near)}" if near else "the working directory is empty"
+            raise ResultMissing(
+                f"{self._label}: there is no file {name}; {seen}",
+                remedy=f"The log of the command is in {self.folder}",
+            )
+        return self._bring(output)
+
+    def pull_all(self, pattern: str) -> list[Path]:
+        """Bring every file that a pattern (`*`, `?`, `**/`) names; files that cannot be pulled are left out."""
+        self._check()
+        if pattern in self._listed:  # the exit told it already
+            named = agent.pattern(pattern)
+            outputs: Iterable[OutputFile] = [output for path, output in self._manifest.items() if named.match(path)]
+        else:
+            outputs = self._list([pattern])
+        return [self._bring(output) for output in outputs if not output.problem]
+
+    def stop(self) -> None:
+        """End the running command's process tree; this attempt counts as lost. Called from another thread."""
+        self._dead = self._dead or AttemptLost(f"{self._label} was stopped")
+        if self._running is not None:
+            self._link.kill(self.attempt, self._running)
+
+    def acknowledge(self) -> None:
+        """Say that all of this attempt is here: its directory on the node is deleted."""
+        self._link.drop(self.attempt)
+
+    # -- within
+
+    def _check(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+
+    def _wait(self, seq: int, *, files: list[tuple[str, bytes, int]], **command: Any) -> Exit:
+        small = [file for file in files if len(file[1]) <= _IN_FRAME]
+        try:
+            for path, data, mode in files:
+                if len(data) > _IN_FRAME:
+                    transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+            self._check()
+            started = self._link.start(
+                self.attempt, seq, env=self._env, cores=self.cores, setup=self._setup, files=small, **command
+            )
+            if self._dead is not None:  # stopped while the request was on its way
+                self._link.kill(self.attempt, seq)
+            ended = started.result()
+        except _MACHINE_FAULTS as error:
+            self._dead = self._dead or error
+            raise self._dead from None
+        if ended.state in ("killed", "lost", "mismatch"):
+            reason = {
+                "killed": "was stopped",
+                "lost": "was lost: its supervisor ended without a record, or the node was restarted",
+                "mismatch": "was started before with another command or other inputs",
+            }[ended.state]
+            self._dead = self._dead or AttemptLost(f"{self._label} {reason}")
+            raise self._dead
+        return ended
+
+    def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
+        log = self._keep_log(seq, ended)
+        if ended.state == "done" and ended.code == 0:
+            return CommandResult(ended.code, ended.seconds, ended.peak_bytes, log)
+        lines = [line for line in _readable(ended.log_tail).splitlines() if line.strip()][-_LAST_LINES:]
+        told = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+        first = command.strip().splitlines()[0] if command.strip() else ""
+        what = f"{self._label}: `{first}`"
+        remedy = f"The whole log: {log}"
+        if ended.state == "timeout":
+            raise CommandTimedOut(
+                f"{what} passed its time-out of {format_duration(limit or 0)} and was killed; its last lines:\n{told}",
+                remedy=remedy,
+            )
+        raise CommandFailed(
+            f"{what} ended with exit code {ended.code}{_explained(ended.code)} "
+            f"after {format_duration(ended.seconds)}; its last lines:\n{told}",
+            remedy=remedy,
+            exit_code_of_command=ended.code,
+            log=str(log),
+        )
+
+    def _keep_log(self, seq: int, ended: Exit) -> Path:
+        path = self.folder / f"command-{seq + 1}.log"
+        if ended.log_bytes > len(ended.log_tail) and ended.log_bytes <= _LOG_MOST:
+            for output in self._list([f".attempt/{seq}/log"]):
+                transfer.fetch(self._link, self.attempt, output, path)
+            return path
+        cut = b"" if ended.log_bytes == len(ended.log_tail) else b"[the beginning was left on the node]\n"
+        path.write_bytes(cut + ended.log_tail)
+        return path
+
+    def _list(self, patterns: Sequence[str]) -> tuple[OutputFile, ...]:
+        try:
+            return self._link.outputs(self.attempt, patterns).result(transfer.SECONDS)
+        except _MACHINE_FAULTS as error:
+            self._dead = self._dead or error
+            raise self._dead from None
+        except FutureTimeoutError:
+            raise ConnectionLost(f"{self._label}: no answer from the node") from None
+
+    def _bring(self, output: OutputFile) -> Path:
+        if output.problem:
+            raise ResultMissing(
+                f"{self._label}: {output.path} is {output.problem}, which is not pulled",
+                remedy="Let the command write a regular file of that name.",
+            )
+        target = self._local(output.path)
+        try:
+            transfer.fetch(self._link, self.attempt, output, target)
+        except _MACHINE_FAULTS as error:
+            self._dead = self._dead or error
+            raise self._dead from None
+        except RunnerError as error:
+            raise ResultMissing(f"{self._label}: {output.path} cannot be read: {error}") from None
+        return target
+
+    def _local(self, name: str) -> Path:
+        """Return where a file of the node is kept here; names that another system could misread are refused."""
+        parts = name.split("/")
+        hostile = (
+            any(part in ("", ".", "..") for part in parts)
+            or any(c in name for c in "\\\0\n\r:")
+            or PureWindowsPath(name).is_reserved()
+        )
+        if hostile or self._local_names.setdefault(name.casefold(), name) != name:
+            raise ResultMissing(f"{self._label}: the name {name!r} cannot be kept on every system, so it is not pulled")
+        return self.folder.joinpath(*parts)
+
+
+def _explained(code: int) -> str:
+    if code == 141:
+        return " (141: a pipe whose reader ended first)"
+    if code == 127:
+        return " (127: a command was not found)"
+    if code == 137:
+        return " (137: killed by signal 9, likely out of memory)"
+    if 128 < code < 160:
+        try:
+            return f" ({code}: killed by {signal.Signals(code - 128).name})"
+        except ValueError:
+            return ""
+    return ""
+
+
+def _readable(data: bytes) -> str:
+    """Return a log as text without control characters, which could drive the user's terminal."""
+    return "".join(c for c in data.decode("utf-8", "replace") if c in "\n\t" or c.isprintable())
+
+
+def _lines(on_line: Callable[[str], None]) -> Callable[[bytes], None]:
+    rest = b""
+
+    def feed(data: bytes) -> None:
+        nonlocal rest
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            on_line(_readable(line))
+
+    return feed
