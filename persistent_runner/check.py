@@ -1,0 +1,92 @@
+"""`run-study --check`: all that can be known of a start before a cluster is leased."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from persistent_runner.pool import trials_at_a_time
+from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.runner import (
+    choose_platform,
+    complete,
+    line_before_money,
+    load_study,
+    request_of,
+    run_path,
+)
+from persistent_runner.settings import load_settings
+from persistent_runner.study.objective import CommandObjective, load_python_objective
+from persistent_runner.study.storage import derived_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from persistent_runner.study.spec import StudySpec
+
+
+def check_study(
+    path: str | Path,
+    *,
+    profile: str | None = None,
+    n_trials: int | None = None,
+    max_concurrent: int | None = None,
+    runs_dir: str | Path | None = None,
+    sets: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Rehearse a start without leasing anything: validate all, render trial 0 into a folder, ask for job and price.
+
+    Returns what `run-study --check` shows. Raises what a start would raise before money is spent.
+    """
+    settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
+    spec = load_study(path, sets, n_trials, max_concurrent)
+    parameters = _first_parameters(spec)
+    rendered = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
+    site = choose_platform(settings, leases=False)
+    try:
+        request = complete(request_of(spec), site)
+        quote = site.platform.quote(request)
+    finally:
+        site.close()
+    return {
+        "study": spec.study.name,
+        "n_trials": spec.study.n_trials,
+        "parameters": parameters,
+        "rendered": rendered,
+        "command": spec.command_text or spec.trial.objective,
+        "job": request.model_dump(mode="json", exclude={"public_key", "env"}) | {"env": sorted(request.env)},
+        "nodes": quote.nodes,
+        "cores_per_node": quote.cores_per_node,
+        "trials_at_a_time": trials_at_a_time(
+            quote.cores_per_node, spec.trial.cores or spec.cluster.cores, spec.trial.max_concurrent
+        ),
+        "price_per_hour": quote.price_per_hour,
+        "notes": list(quote.notes),
+        "lease": line_before_money(request, quote, site),
+    }
+
+
+def _first_parameters(spec: StudySpec) -> dict[str, Any]:
+    """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own."""
+    if spec.trial.objective:
+        load_python_objective(spec)
+        return dict(spec.constants)
+    study = optuna.create_study(sampler=spec.make_sampler(derived_seed(spec.study.seed, 0)), directions=spec.directions)
+    return CommandObjective(spec).parameters(study.ask(spec.distributions).params)
+
+
+def _render(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[str]:
+    """Write the working directory that a trial with these parameters would get; return its files."""
+    files = render_inputs(walk_inputs(spec.folder, spec.trial.inputs), parameters, spec.trial.template.delimiters)
+    files.append(("parameters.json", json.dumps(parameters, indent=1).encode() + b"\n", 0o644))
+    for name, data, mode in files:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        if sys.platform != "win32":
+            target.chmod(mode)
+    return [str(folder / name) for name, _, _ in files]

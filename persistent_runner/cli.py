@@ -1,0 +1,177 @@
+"""The two commands: `run-study` runs a study, `persistent-runner` has the other verbs. Nothing heavy is imported early."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from persistent_runner.runner import StudyRun
+
+_FOLDER = click.Path(path_type=str)
+STUDY_HELP = """Run the study of a folder or a study.toml on a leased cluster.
+
+Without a profile the cluster is leased on the local platform: this machine, real SSH, no account. The same line again
+goes on where it stopped. Ctrl-C once lets running trials finish, twice stops them; the cluster is released either way.
+
+\b
+Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, template or setting; 3 the platform refused;
+4 something may still run (it says what); 5 no capacity or a deadline; 6 host not proven; 130 interrupted, released.
+"""
+
+
+@click.command(help=STUDY_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("study", type=_FOLDER)
+@click.option("--profile", metavar="NAME", help="A section of ~/.config/rescale/apiconfig, or env.")
+@click.option("--n-trials", type=click.IntRange(min=1), metavar="N", help="Total of settled trials over all starts.")
+@click.option("--max-concurrent", type=click.IntRange(min=1), metavar="N", help="Most trials at a time.")
+@click.option("--runs-dir", type=_FOLDER, metavar="DIR", help="Where results are kept (default: ./runs).")
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key of study.toml: cluster.cores=4.")
+@click.option("--check", is_flag=True, help="Lease nothing: validate, render trial 0, show job, nodes and price.")
+@click.option("--force-stop", is_flag=True, help="End the cluster without waiting for its files to be saved.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object (that of summary.json).")
+@click.option("-q", "--quiet", is_flag=True, help="Show warnings only.")
+@click.option("-v", "--verbose", is_flag=True, help="Show everything.")
+@click.version_option(package_name="persistent_runner")
+def run_study(study: str, check: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Run the study of a folder or a file."""
+    with _ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
+        if check:
+            _check(study, as_json=as_json, **options)
+        else:
+            sys.exit(_run(study, console, as_json=as_json, quiet=quiet, **options))
+
+
+def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **options: Any) -> int:
+    from persistent_runner import runner
+    from persistent_runner.live import LiveTable
+
+    run = runner.run_study(
+        study,
+        confirm=_confirmation(yes=yes),
+        display=None if quiet else lambda name, lease: LiveTable(console, name, lease),
+        **options,
+    )
+    if as_json:
+        click.echo(json.dumps(run.summary, indent=1))
+    else:
+        _print_result(run, full=not quiet)
+    return run.exit_code
+
+
+def _check(study: str, *, as_json: bool, force_stop: bool, yes: bool, **options: Any) -> None:
+    del force_stop, yes  # nothing is leased
+    from persistent_runner.check import check_study
+
+    found = check_study(study, **options)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    job = found["job"]
+    click.echo(f"study       {found['study']}: {found['n_trials']} trials")
+    click.echo("trial 0     " + ", ".join(f"{name} = {value}" for name, value in found["parameters"].items()))
+    for n, line in enumerate(str(found["command"]).splitlines()):
+        click.echo(("command     " if n == 0 else "            ") + line)
+    for n, path in enumerate(found["rendered"]):
+        click.echo(("rendered    " if n == 0 else "            ") + path)
+    tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
+    click.echo(f"job         {tiles}; env {', '.join(job['env']) or 'none'}")
+    click.echo(
+        f"nodes       {found['nodes']}, of {found['cores_per_node']} cores; {found['trials_at_a_time']} trials at a time"
+    )
+    click.echo(f"lease       {found['lease']}")
+    for note in found["notes"]:
+        click.echo(f"            {note}")
+    click.echo("Nothing was leased.")
+
+
+def _confirmation(*, yes: bool) -> Callable[[str, bool], None]:
+    """Return what is done with the line before money: said, and asked where a person can answer and pays for it."""
+
+    def confirm(line: str, costs_money: bool) -> None:
+        from persistent_runner.errors import ConfigError
+
+        logging.getLogger("persistent_runner").info(line)
+        if costs_money and not yes and sys.stdin.isatty() and not click.confirm("Lease it?", err=True):
+            raise ConfigError("not leased, as you answered", remedy="Nothing was spent.")
+
+    return confirm
+
+
+def _print_result(run: StudyRun, *, full: bool) -> None:
+    from rich.console import Console
+
+    from persistent_runner.live import best_line, result_table
+
+    console = Console(soft_wrap=True, highlight=False)
+    if full and run.table is not None and len(run.table):
+        console.print(result_table(run.table))
+    console.print(f"Results: {run.folder}")
+    console.print(best_line(run.summary))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="persistent_runner")
+def main() -> None:
+    """Everything beside running a study (that is `run-study`)."""
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the API (default: a free one).")
+@click.option(
+    "--authorized-keys", type=_FOLDER, metavar="FILE", help="Public keys that may log in; read at each login."
+)
+@click.option("--profile", metavar="NAME", help="Write the platform's address and key into apiconfig under this name.")
+@click.option(
+    "--durations",
+    type=click.Choice(["fast", "recorded"]),
+    default="fast",
+    show_default=True,
+    help="How long each status lasts: fast, or as recorded on the real platform (about nine minutes).",
+)
+def platform(port: int, authorized_keys: str | None, profile: str | None, durations: str) -> None:
+    """Serve the local platform until interrupted: Rescale's API and real SSH on this machine's loopback.
+
+    Prints one JSON line with base_url, api_key and authorized_keys when it is ready. It is not the real platform.
+    """
+    with _ending(verbose=False):
+        from persistent_runner.runner import serve_local_platform
+
+        serve_local_platform(port=port, authorized_keys=authorized_keys, profile=profile, durations=durations)
+
+
+@contextlib.contextmanager
+def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
+    from rich.console import Console
+
+    from persistent_runner.live import logging_to
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    with logging_to(console, level=level):
+        yield console
+
+
+@contextlib.contextmanager
+def _ending(*, verbose: bool) -> Iterator[None]:
+    """Turn what ends a command early into a message and an exit code; a traceback is the user's objective's only."""
+    from persistent_runner.errors import RunnerError
+
+    try:
+        yield
+    except RunnerError as error:
+        if verbose:
+            logging.getLogger("persistent_runner").debug("", exc_info=error)
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

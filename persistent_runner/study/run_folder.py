@@ -1,0 +1,146 @@
+"""`runs/<study>/`: what belongs to a study, and the journal that is the truth about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from persistent_runner.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+VERSION = 1
+
+
+class RunFolder:
+    """One study's folder, held by one driver while it is entered.
+
+    `run_id` names this run: a trial carries it, and so does its folder on the cluster. Raises ConfigError when another
+    driver holds it, when a newer version wrote it, or when it cannot be written.
+    """
+
+    def __init__(self, path: Path, study: str) -> None:
+        self.path = path
+        self.study = study
+        self.run_id = ""
+        self.fingerprint: dict[str, Any] | None = None
+        self._lock = filelock.FileLock(path / "driver.lock", timeout=0)
+
+    def __enter__(self) -> RunFolder:
+        try:
+            (self.path / "trials").mkdir(parents=True, exist_ok=True)
+            ignore = self.path.parent / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise ConfigError(
+                f"another driver works in {self.path}: {self._first_driver()}",
+                remedy="Wait for it, stop it, or give this one a folder of its own with --runs-dir.",
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written: {error.strerror}", remedy="Choose --runs-dir DIR."
+            ) from None
+        driver = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        (self.path / "driver.json").write_text(json.dumps(driver) + "\n")
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        (self.path / "driver.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    @property
+    def database(self) -> Path:
+        """The study's own SQLite file."""
+        return self.path / "study.db"
+
+    @property
+    def on_node(self) -> str:
+        """The name of this run's folder on the cluster."""
+        return f"{self.study}.{self.run_id}"
+
+    def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
+        """Keep what the study searches, so that a later start can tell whether it changed."""
+        self.fingerprint = fingerprint
+        self._write_run()
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Return the journal's records; a torn last line, left by a crash, is cut away."""
+        path = self.path / "journal.jsonl"
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+                os.fsync(file.fileno())
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def commit(self, **record: Any) -> None:
+        """Append a record to the journal and wait until the disk has it: the commit point of a result."""
+        with (self.path / "journal.jsonl").open("ab") as file:
+            file.write(json.dumps(record | {"at": _now()}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append a line to `events.jsonl`, for whoever watches; nothing depends on it."""
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": _now(), "event": kind} | facts, default=str) + "\n")
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the run folder whole: a reader sees the old one or the new one."""
+        path = self.path / name
+        new = path.with_name(path.name + ".new")
+        new.write_text(text, encoding="utf-8", newline="\n")
+        new.replace(path)
+        return path
+
+    def _open(self) -> None:
+        path = self.path / "run.json"
+        if not path.exists():
+            self.run_id = secrets.token_hex(4)
+            (self.path / "journal.jsonl").touch()
+            self._write_run()
+            return
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            version, self.run_id = int(found["version"]), str(found["run_id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{path} is damaged", remedy="Move the folder away to begin a new run.") from None
+        if version > VERSION:
+            raise ConfigError(
+                f"{path} was written by a newer version of persistent_runner (format {version}, this one knows {VERSION})",
+                remedy="Use that version, or another --runs-dir.",
+            )
+        self.fingerprint = found.get("fingerprint")
+
+    def _write_run(self) -> None:
+        run = {"version": VERSION, "run_id": self.run_id, "study": self.study, "fingerprint": self.fingerprint}
+        self.write("run.json", json.dumps(run, indent=1) + "\n")
+
+    def _first_driver(self) -> str:
+        try:
+            found = json.loads((self.path / "driver.json").read_text())
+            return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        except (OSError, ValueError, KeyError):
+            return "it did not say which"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
