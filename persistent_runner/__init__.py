@@ -3,7 +3,7 @@
 ::
 
     8  cli.py                                  run-study and persistent-runner (click), lazy imports
-    7  runner.py  check.py  live.py            puts the house together; the only file that chooses a platform
+    7  runner.py  check.py  live.py  site.py   puts the house together; site.py alone chooses a platform
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
     5  study/                |  rescale/       study.toml, the loop, results  |  the wire, the client
     4  pool.py                                 trials onto nodes

@@ -11,17 +11,11 @@ import optuna
 
 from persistent_runner.pool import trials_at_a_time
 from persistent_runner.render import render_inputs, walk_inputs
-from persistent_runner.runner import (
-    choose_platform,
-    complete,
-    line_before_money,
-    load_study,
-    request_of,
-    run_path,
-)
+from persistent_runner.runner import complete, load_study, request_of, run_path
 from persistent_runner.settings import load_settings
+from persistent_runner.site import choose_platform, line_before_money
 from persistent_runner.study.objective import CommandObjective, load_python_objective
-from persistent_runner.study.storage import derived_seed
+from persistent_runner.study.storage import derived_seed, quiet_optuna
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +69,7 @@ def _first_parameters(spec: StudySpec) -> dict[str, Any]:
     if spec.trial.objective:
         load_python_objective(spec)
         return dict(spec.constants)
+    quiet_optuna()
     study = optuna.create_study(sampler=spec.make_sampler(derived_seed(spec.study.seed, 0)), directions=spec.directions)
     return CommandObjective(spec).parameters(study.ask(spec.distributions).params)
 

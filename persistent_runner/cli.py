@@ -1,4 +1,4 @@
-"""The two commands: `run-study` runs a study, `persistent-runner` has the other verbs. Nothing heavy is imported early."""
+"""`run-study` runs a study, `persistent-runner` has the other verbs. Nothing heavy is imported early."""
 
 from __future__ import annotations
 
@@ -84,9 +84,8 @@ def _check(study: str, *, as_json: bool, force_stop: bool, yes: bool, **options:
         click.echo(("rendered    " if n == 0 else "            ") + path)
     tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
     click.echo(f"job         {tiles}; env {', '.join(job['env']) or 'none'}")
-    click.echo(
-        f"nodes       {found['nodes']}, of {found['cores_per_node']} cores; {found['trials_at_a_time']} trials at a time"
-    )
+    together = found["trials_at_a_time"]
+    click.echo(f"nodes       {found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time")
     click.echo(f"lease       {found['lease']}")
     for note in found["notes"]:
         click.echo(f"            {note}")
@@ -143,7 +142,7 @@ def platform(port: int, authorized_keys: str | None, profile: str | None, durati
     Prints one JSON line with base_url, api_key and authorized_keys when it is ready. It is not the real platform.
     """
     with _ending(verbose=False):
-        from persistent_runner.runner import serve_local_platform
+        from persistent_runner.site import serve_local_platform
 
         serve_local_platform(port=port, authorized_keys=authorized_keys, profile=profile, durations=durations)
 

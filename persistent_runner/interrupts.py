@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -17,8 +17,8 @@ class Leave(KeyboardInterrupt):
 class Interrupts:
     """Counts interrupts while it is entered.
 
-    Once (Ctrl-C): no new trials. Twice, or SIGTERM or SIGHUP, which count as two: stop what runs. The third raises Leave
-    in the main thread. `asked` is set from the first on.
+    Once (Ctrl-C): no new trials. Twice, or SIGTERM or SIGHUP, which count as two: stop what runs. The third raises
+    Leave in the main thread. `asked` is set from the first on.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Interrupts:
         self.asked = threading.Event()
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name, weight in (("SIGINT", 1), ("SIGTERM", 2), ("SIGHUP", 2), ("SIGBREAK", 2)):
                 number = getattr(signal, name, None)  # SIGHUP is POSIX, SIGBREAK is Windows

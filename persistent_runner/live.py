@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -57,7 +57,7 @@ class LiveTable:
         self._lease = lease
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
-    def __enter__(self) -> LiveTable:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self

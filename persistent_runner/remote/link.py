@@ -75,8 +75,8 @@ class OutputFile:
 class Exit:
     """How a command ended.
 
-    `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record) or `mismatch` (another command
-    was claimed under this id). `code` is 128 + n for signal n. `log_tail` are the last bytes of `log_bytes` in all.
+    `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record) or `mismatch` (another
+    command was claimed under this id). `code` is 128 + n for signal n. `log_tail` are the last of `log_bytes`.
     """
 
     state: str
@@ -103,9 +103,9 @@ class RequestRefused(RunnerError):
 class Link:
     """One agent on one node, for as long as the node lives.
 
-    `connect` gives an open Fabric connection, a new one after a drop (ConnectionLost when that fails now), `check` asks the platform whether the lease
-    still holds and raises when it does not; it is asked between two tries to reconnect. Any thread may send requests.
-    Futures fail with the error that ended the link for good.
+    `connect` gives an open Fabric connection, a new one after a drop (ConnectionLost when that fails now). `check` asks
+    the platform whether the lease still holds and raises when it does not; it is asked between two tries to reconnect.
+    Any thread may send requests. Futures fail with the error that ended the link for good.
     """
 
     def __init__(

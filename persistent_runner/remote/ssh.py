@@ -55,7 +55,7 @@ class _Pin(paramiko.MissingHostKeyPolicy):
         self.pinned = pinned
         self.seen: paramiko.PKey | None = None
 
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
         """Refuse whatever is not proven; a loopback address proves itself, since nothing stands in between."""
         if self.pinned is not None:
             raise HostNotProven(
@@ -169,7 +169,7 @@ class Login:
                 "forward_agent": False,
                 "run": {"in_stream": False},
                 "runners": {"remote": _Runner},
-            }
+            },
         )
         connection = Connection(
             node.address,

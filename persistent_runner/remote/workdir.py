@@ -9,7 +9,6 @@ import json
 import signal
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from persistent_runner.render import Delimiters, render_inputs, walk_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import timedelta
 
     from fabric import Connection
 
@@ -103,7 +103,7 @@ class WorkDir:
             raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
         return connection
 
-    def push(self, *inputs: str, **parameters: object) -> None:
+    def push(self, /, *inputs: str, **parameters: object) -> None:
         """Put files and folders into the working directory; `*.j2` are rendered with the parameters.
 
         A folder's contents land in the working directory. `parameters.json` holds all parameters pushed so far. Raises

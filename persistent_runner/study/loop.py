@@ -1,8 +1,8 @@
 """Ask, submit, tell: the main thread of a study, and nothing else asks or tells.
 
-A result is committed to the journal before the study is told, so a crash in between loses nothing: the next start tells
-it. What a fault of the machine interrupted is never told as a fault of the design: its trial goes back to WAITING and is
-the next to be asked, with the same number and parameters.
+A result is committed to the journal before the study is told, so a crash in between loses nothing: the next start
+tells it. What a fault of the machine interrupted is never told as a fault of the design: its trial goes back to WAITING
+and is the next to be asked, with the same number and parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from persistent_runner.study.results import USER_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
 
     from optuna.distributions import BaseDistribution
 
@@ -263,7 +263,7 @@ class Loop:
         if most is not None and self._failures_in_a_row >= most and self._fatal is None:
             self._fatal = StudyFailed(
                 f"{most} trials failed one after another; the last one:\n{error.message}",
-                remedy=f"{error.remedy}\nMend the cause and run the same line: the study goes on where it stopped.".strip(),
+                remedy=f"{error.remedy}\nMend the cause and run the same line: it goes on where it stopped.".strip(),
             )
 
     def _commit(
@@ -365,7 +365,7 @@ def _outcome(returned: object, objectives: int) -> Outcome:
 
 
 def _finite(value: object) -> float:
-    if isinstance(value, bool) or isinstance(value, str) or value is None:
+    if value is None or isinstance(value, bool | str):
         raise ResultMissing(f"the objective returned {value!r}, which is not a number", remedy="Return a float.")
     try:
         number = float(value)  # type: ignore[arg-type]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import filelock
 
 from persistent_runner.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -34,7 +37,7 @@ class RunFolder:
         self.fingerprint: dict[str, Any] | None = None
         self._lock = filelock.FileLock(path / "driver.lock", timeout=0)
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         try:
             (self.path / "trials").mkdir(parents=True, exist_ok=True)
             ignore = self.path.parent / ".gitignore"
@@ -111,6 +114,26 @@ class RunFolder:
         new.replace(path)
         return path
 
+    @contextlib.contextmanager
+    def log(self) -> Iterator[None]:
+        """Keep the whole log of this start in `run.log`."""
+        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        ours, theirs = logging.getLogger("persistent_runner"), logging.getLogger("paramiko")
+        before = ours.level, theirs.level, theirs.propagate
+        ours.setLevel(logging.DEBUG)
+        theirs.setLevel(logging.WARNING)
+        theirs.propagate = False  # its tracebacks are for the file, not for the terminal
+        for logger in (ours, theirs):
+            logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            for logger in (ours, theirs):
+                logger.removeHandler(handler)
+            handler.close()
+            ours.level, theirs.level, theirs.propagate = before
+
     def _open(self) -> None:
         path = self.path / "run.json"
         if not path.exists():
@@ -125,7 +148,7 @@ class RunFolder:
             raise ConfigError(f"{path} is damaged", remedy="Move the folder away to begin a new run.") from None
         if version > VERSION:
             raise ConfigError(
-                f"{path} was written by a newer version of persistent_runner (format {version}, this one knows {VERSION})",
+                f"{path} was written by a newer persistent_runner (format {version}, this one knows {VERSION})",
                 remedy="Use that version, or another --runs-dir.",
             )
         self.fingerprint = found.get("fingerprint")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -74,7 +75,7 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
 
     ConfigError where the stored one has another space or other objectives.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    quiet_optuna()
     fingerprint = spec.fingerprint()
     if folder.fingerprint not in (None, fingerprint):
         raise ConfigError(
@@ -113,7 +114,13 @@ def _said(value: object) -> str:
 
 
 def derived_seed(seed: int | None, trials: int) -> int | None:
-    """Return the sampler's seed for a study that has `trials` already; the same seed again would repeat its proposals."""
+    """Return the sampler's seed for a study that has `trials` already; the same again would repeat its proposals."""
     if seed is None:
         return None
     return int.from_bytes(hashlib.sha256(f"{seed}:{trials}".encode()).digest()[:4], "big")
+
+
+def quiet_optuna() -> None:
+    """Keep Optuna's own lines and its notes about experimental samplers off the terminal."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
