@@ -71,6 +71,23 @@ class LeaseState:
     ended: bool = False
     stopped: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.status}, {self.reason}" if self.reason else self.status
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a request would get and cost, asked before anything is spent.
+
+    `price_per_hour` is of the whole cluster, in the platform's currency (USD), None where the platform names none;
+    `notes` say for people where the price comes from and what is uncertain.
+    """
+
+    price_per_hour: float | None
+    nodes: int
+    cores_per_node: int
+    notes: tuple[str, ...] = ()
+
 
 class Platform(Protocol):
     """The verbs. Each raises PlatformUnavailable or PlatformRefused and returns within its own deadline."""

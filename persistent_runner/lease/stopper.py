@@ -1,0 +1,116 @@
+"""The end of a job: asked for, watched, forced where it hangs, and confirmed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from persistent_runner.errors import PlatformError, PlatformRefused, PlatformUnavailable
+from persistent_runner.lease.progress import Progress
+from persistent_runner.recovery import Backoff, recover
+
+if TYPE_CHECKING:
+    from persistent_runner.lease.platform import LeaseState, Platform
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long a lease waits for what should come soon.
+
+    `nodes`: from executing to the first address. `connect`: the repeats of a refused connection. `ending`: from the
+    stop to its first effect; `ended`: from there to `Stopped`; both are some times what was observed on the platform.
+    `unreachable`: how long a release goes on asking a platform that does not answer.
+    """
+
+    nodes: timedelta = timedelta(minutes=5)
+    connect: Backoff = field(default_factory=lambda: Backoff(first=1, most=15, total=600))
+    ending: timedelta = timedelta(minutes=5)
+    ended: timedelta = timedelta(minutes=60)
+    unreachable: timedelta = timedelta(minutes=10)
+
+
+class NotStopped(Exception):
+    """`Stopped` was not read; `why` says what came instead."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Stopper:
+    """Ends one job; `poll` is the pause between two looks, in seconds.
+
+    Its waits do not listen to the event that ends all others: an interrupt is what starts a release, and must not
+    shorten it.
+    """
+
+    def __init__(self, platform: Platform, job_id: str, poll: float, deadlines: Deadlines) -> None:
+        self._platform = platform
+        self._job_id = job_id
+        self._poll = poll
+        self._deadlines = deadlines
+        self._answered = time.monotonic()
+        self._progress = Progress()
+
+    def stop(self, *, force: bool) -> LeaseState:
+        """Return the state that says `Stopped`; raise NotStopped where the platform does not come to say it.
+
+        A forced stop follows the graceful one when `force` asks for it, or when the graceful one hangs.
+        """
+        self._ask()
+        since = time.monotonic()
+        ending = forced = False
+        while True:
+            state = self._look()
+            if state and state.stopped:
+                return state
+            if state and not ending and (state.ending or state.ended):
+                ending, since = True, time.monotonic()
+            limit = self._deadlines.ended if ending else self._deadlines.ending
+            hangs = time.monotonic() - since > limit.total_seconds()
+            if hangs and forced:
+                raise NotStopped("it hangs in spite of a forced stop")
+            if hangs or (force and not forced):
+                self._force(hangs=hangs)
+                forced, ending, since = True, False, time.monotonic()
+            threading.Event().wait(self._poll)
+
+    def _ask(self) -> None:
+        """Ask for a graceful stop, again and again while the platform does not answer: asking twice is harmless."""
+        log.info("Job %s: asking for its stop", self._job_id)
+        try:
+            recover(
+                lambda: self._platform.stop(self._job_id),
+                {PlatformUnavailable: lambda error: log.warning("Job %s: asking again: %s", self._job_id, error)},
+                Backoff(total=self._deadlines.unreachable.total_seconds()),
+            )
+        except PlatformError as error:
+            raise NotStopped(error.message) from error
+
+    def _force(self, *, hangs: bool) -> None:
+        log.warning("Job %s: %s", self._job_id, "the stop hangs, forcing it" if hangs else "forcing the stop")
+        try:
+            self._platform.stop(self._job_id, force=True)
+        except PlatformError as error:
+            log.warning("Job %s: the forced stop failed: %s", self._job_id, error)
+
+    def _look(self) -> LeaseState | None:
+        """Return the job's state, None where the platform did not answer; NotStopped when that lasts too long."""
+        try:
+            state = self._platform.state(self._job_id)
+        except PlatformUnavailable as error:
+            log.warning("Job %s: %s", self._job_id, error)
+            if time.monotonic() - self._answered > self._deadlines.unreachable.total_seconds():
+                raise NotStopped("the platform does not answer") from error
+            return None
+        except PlatformRefused as error:
+            raise NotStopped(error.message) from error
+        self._answered = time.monotonic()
+        self._progress.say(f"Job {self._job_id}: {state}")
+        return state
