@@ -10,6 +10,7 @@
     |   +-- ReleaseUnconfirmed    Stopped was not read after stop                 look at the job, stop it       exit 4
     +-- LeaseLost                 job ended, walltime, preemption                 a new lease, setup, the attempt again
     +-- ConnectionLost            refused, dropped, silent                        close, reconnect, join what runs
+    +-- AttemptLost               interrupt, supervisor gone                      the same trial in a new attempt
     +-- NoCapacity                queue or start-up deadline                      release                        exit 5
     +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
     +-- TrialFailed               the design or its run                           tell FAIL, go on
@@ -101,6 +102,10 @@ class LeaseLost(RunnerError):
 
 class ConnectionLost(RunnerError):
     """A node refused the connection, dropped it, or went silent."""
+
+
+class AttemptLost(RunnerError):
+    """A command was stopped or lost without a fault of the design: its trial gets a new attempt and is not told."""
 
 
 class NoCapacity(RunnerError):

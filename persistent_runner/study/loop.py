@@ -10,19 +10,19 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import AttemptLost, ResultMissing, RunnerError, TrialFailed
-from persistent_runner.study.objective import Outcome
+from persistent_runner.errors import AttemptLost, RunnerError, TrialFailed
+from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.results import USER_ATTRIBUTE
+from persistent_runner.study.resume import give_back, owner, settle_earlier, tell
+from persistent_runner.study.returned import outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,67 +31,24 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from persistent_runner.interrupts import Interrupts
+    from persistent_runner.study.objective import Outcome
+    from persistent_runner.study.progress import Limits
     from persistent_runner.study.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # tries of one trial before a machine's fault is told as FAIL
+ATTEMPTS = 3  # tries of one trial in one start before a machine's fault is told as FAIL
 TURN_SECONDS = 0.5
-
-
-@dataclass
-class Running:
-    """A trial under way."""
-
-    trial: optuna.Trial
-    attempt: int
-    future: Future[Any]
-    since: float = field(default_factory=time.monotonic)
-
-
-@dataclass
-class Progress:
-    """How far a study is, for whoever shows it. `best` is (number, value) of one objective, else None."""
-
-    total: int
-    complete: int = 0
-    failed: int = 0
-    pruned: int = 0
-    best: tuple[int, float] | None = None
-    running: dict[int, Running] = field(default_factory=dict)
-    settled_now: int = 0
-    seconds_of_trials: float = 0.0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def settled(self) -> int:
-        """Trials in any final state."""
-        return self.complete + self.failed + self.pruned
-
-    @property
-    def seconds_per_trial(self) -> float | None:
-        """Mean run time of this start's trials."""
-        return self.seconds_of_trials / self.settled_now if self.settled_now else None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Expected time to the end, by this start's rate."""
-        if not self.settled_now:
-            return None
-        return (self.total - self.settled) * (time.monotonic() - self.started) / self.settled_now
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When to stop asking: `total` settled trials over all starts, seconds of this start, failures in a row."""
-
-    total: int
-    max_seconds: float | None = None
-    max_consecutive_failures: int | None = None
+STOP_SECONDS = 20  # how long trials that were told to stop may take
+AWAY_SECONDS = 600  # how long an idle cluster waits for a storage that does not answer
 
 
 class StudyFailed(RunnerError):
     """The fuse blew: too many trials failed in a row."""
+
+
+class StorageAway(RunnerError):
+    """The study's storage does not answer; committed results are in the journal and are told by the next start."""
 
 
 class Loop:
@@ -131,40 +88,48 @@ class Loop:
         self._catch = catch
         self._on_turn = on_turn
         self._running: dict[int, Running] = {}
+        self._outbox: dict[int, tuple[optuna.Trial, TrialState, list[float] | None, dict[str, Any]]] = {}
+        self._attempts: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
+        self._asked = 0
         self._failures_in_a_row = 0
         self._fatal: BaseException | None = None
-        self._stopped = False
-        self._attempts: dict[int, int] = {}
-        self.progress = Progress(limits.total)
+        self._heeded = 0
+        self._stopped_at: float | None = None
+        self._away_since: float | None = None
+        self.progress = Progress(running=self._running)
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
-        self._settle_earlier()
+        self._attempts = settle_earlier(self._study, self._folder)
+        progress, limits = self.progress, self._limits
         self._count()
+        progress.total = limits.total or progress.settled + progress.others + (limits.more or 0)
         try:
             while self._turn():
-                self._on_turn(self.progress)
+                self._on_turn(progress)
         except BaseException:
             # Leave, or a bug: the attempts that run are lost, their trials are not.
-            for running in self._running.values():
-                with contextlib.suppress(Exception):
-                    self._give_back(running.trial)
+            self._give_all_back()
             raise
-        self._on_turn(self.progress)
+        self._on_turn(progress)
         if self._fatal is not None:
             raise self._fatal
-        return self.progress
+        progress.out_of_time = self._is_out_of_time() and progress.settled < progress.total
+        if progress.others:
+            log.info("%d trials of other drivers still run", progress.others)
+        return progress
 
     # -- one turn
 
     def _turn(self) -> bool:
         """Settle what ended, start what may start; return whether there is more to do."""
-        if self._interrupts.count >= 2 or self._fatal is not None:
-            self._stop_once()
-        while self._may_ask():
-            self._start(self._ask(), None)
+        self._heed()
+        self._deliver()
+        while self._may_ask() and self._stored(self._ask):
+            pass
         if not self._running:
-            return False
+            return self._wait_for_storage()
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
@@ -172,34 +137,80 @@ class Loop:
         )
         for number, running in list(self._running.items()):
             if running.future in done:
-                del self._running[number]
+                # A result that cannot be committed must leave its trial among those that are given back.
                 self._settle(running)
-        self.progress.running = dict(self._running)
+                if self._running.get(number) is running:
+                    del self._running[number]
+            elif self._distributions is None:
+                with contextlib.suppress(StorageInternalError):
+                    running.params = running.trial.params
+        if self._stopped_at is not None and time.monotonic() - self._stopped_at > STOP_SECONDS and self._running:
+            log.warning(
+                "%d objectives did not end within %ds of being stopped; going on", len(self._running), STOP_SECONDS
+            )
+            self._give_all_back()
+        self._deliver()
         return True
 
+    def _heed(self) -> None:
+        """Do what the interrupts so far ask for, and say so once."""
+        count = self._interrupts.count
+        if (count >= 2 or self._fatal is not None) and self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+            if self._running:
+                why = "Interrupted" if count >= 2 else "The study ends"
+                log.warning("%s: stopping the trials that run. Interrupt again to leave at once.", why)
+            self._stop_running()
+        elif count == 1 and self._heeded == 0 and self._running:
+            left = self.progress.seconds_left_of_running
+            log.warning(
+                "Interrupted: no new trials; the %d running may finish%s, then the release. "
+                "Interrupt again to stop them, a third time to leave.",
+                len(self._running),
+                "" if left is None else f" (expected in about {format_duration(round(left))})",
+            )
+        self._heeded = count
+
     def _may_ask(self) -> bool:
-        progress, limits = self.progress, self._limits
-        if self._fatal is not None or self._interrupts.count or len(self._running) >= self._capacity:
+        progress, more = self.progress, self._limits.more
+        if self._fatal is not None or self._interrupts.count or self._outbox or len(self._running) >= self._capacity:
             return False
-        if limits.max_seconds is not None and time.monotonic() - progress.started >= limits.max_seconds:
+        if self._is_out_of_time():
             return False
-        return progress.settled + len(self._running) < limits.total
+        if more is not None:
+            return self._asked < more
+        return (
+            self._stored(self._count) and progress.settled + progress.others + len(self._running) < progress.total
+        )
 
-    def _ask(self) -> optuna.Trial:
+    def _is_out_of_time(self) -> bool:
+        most = self._limits.max_seconds
+        return most is not None and time.monotonic() - self.progress.started >= most
+
+    def _count(self) -> None:
+        self.progress.count(self._study)
+
+    def _ask(self) -> None:
+        """Ask for a trial and start it."""
+        ours = {"run": self._folder.run_id}
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            # Put in first and taken out by the ask, so that a crash at any moment leaves a trial that is known as ours.
+            self._study.enqueue_trial({}, user_attrs={USER_ATTRIBUTE: ours})
         trial = self._study.ask(self._distributions)
-        trial.set_user_attr(USER_ATTRIBUTE, {"run": self._folder.run_id})
-        return trial
+        if owner(trial) != self._folder.run_id:
+            trial.set_user_attr(USER_ATTRIBUTE, ours)
+        params = trial.params
+        self._asked += 1
+        self._start(trial, params)
 
-    def _start(self, trial: optuna.Trial, after: int | None) -> None:
+    def _start(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Start the next attempt of a trial."""
         number = trial.number
-        attempt = (after if after is not None else self._attempts.get(number, 0)) + 1
+        attempt = self._attempts.get(number, 0) + 1
         self._attempts[number] = attempt
         self._folder.commit(kind="attempt", trial=number, attempt=attempt)
-        self._folder.event("start", trial=number, attempt=attempt, params=trial.params)
-        task = self._task(trial)
-        self._running[number] = Running(trial, attempt, self._submit(number, attempt, task))
-        self.progress.running = dict(self._running)
+        self._folder.event("start", trial=number, attempt=attempt, params=params)
+        self._running[number] = Running(trial, attempt, self._submit(number, attempt, self._task(trial)), params)
 
     def _task(self, trial: optuna.Trial) -> Callable[[Any], tuple[object, float]]:
         objective = self._objective
@@ -210,65 +221,63 @@ class Loop:
 
         return task
 
-    def _stop_once(self) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self._stop_running()
-
     # -- the end of an attempt
 
     def _settle(self, running: Running) -> None:
-        """Commit and tell what came of an attempt, or give its trial another one."""
+        """Commit what came of an attempt, or give its trial another one."""
         number = running.trial.number
         seconds = time.monotonic() - running.since
         try:
             returned, seconds = running.future.result()
-            outcome = _outcome(returned, len(self._study.directions))
+            outcome = outcome_of(returned, len(self._study.directions), number)
         except optuna.TrialPruned as pruned:
             self._commit(running, TrialState.PRUNED, seconds, failure=str(pruned))
         except TrialFailed as error:
-            self._commit(running, TrialState.FAIL, seconds, failure=error.message)
             log.warning("%s", error)
-            self._blow_fuse(error)
+            self._commit(running, TrialState.FAIL, seconds, failure=error.message)
+            self._blow_fuse(error.message, error.remedy)
         except AttemptLost as error:
             self._again(running, error, seconds)
         except RunnerError as error:
             # The machine, the lease or the settings: the trial is as good as before and waits for the next start.
-            self._give_back(running.trial)
+            self._give_back(running)
             self._fatal = self._fatal or error
         except self._catch as error:
-            self._commit(running, TrialState.FAIL, seconds, failure=f"{type(error).__name__}: {error}")
-            log.warning("trial %d: the objective raised %s: %s", number, type(error).__name__, error)
+            failure = f"{type(error).__name__}: {error}"
+            log.warning("trial %d: the objective raised %s", number, failure)
+            self._commit(running, TrialState.FAIL, seconds, failure=failure)
+            self._blow_fuse(f"trial {number}: the objective raised {failure}")
         except BaseException as error:  # noqa: BLE001 - the objective's own; raised again at the end, as Optuna does
             self._commit(running, TrialState.FAIL, seconds, failure=f"{type(error).__name__}: {error}")
             self._fatal = self._fatal or error
         else:
             self._commit(running, TrialState.COMPLETE, seconds, outcome=outcome)
-            self._failures_in_a_row = 0
 
     def _again(self, running: Running, error: AttemptLost, seconds: float) -> None:
         number = running.trial.number
+        lost = self._lost[number] = self._lost.get(number, 0) + 1
         if self._interrupts.count or self._fatal is not None:
-            self._give_back(running.trial)
-        elif running.attempt >= ATTEMPTS:
-            self._commit(running, TrialState.FAIL, seconds, failure=f"lost {running.attempt} times: {error.message}")
-            log.warning("trial %d was lost %d times and counts as failed: %s", number, running.attempt, error.message)
+            self._give_back(running)
+        elif lost >= ATTEMPTS:
+            log.warning("trial %d was lost %d times and counts as failed: %s", number, lost, error.message)
+            self._commit(running, TrialState.FAIL, seconds, failure=f"AttemptLost {lost} times: {error.message}")
+            self._blow_fuse(error.message, error.remedy)
         else:
             log.warning("%s; trying again", error.message)
-            self._start(running.trial, running.attempt)
+            self._start(running.trial, running.params)
 
-    def _blow_fuse(self, error: TrialFailed) -> None:
-        self._failures_in_a_row += 1
+    def _blow_fuse(self, message: str, remedy: str = "") -> None:
         most = self._limits.max_consecutive_failures
         if most is not None and self._failures_in_a_row >= most and self._fatal is None:
             self._fatal = StudyFailed(
-                f"{most} trials failed one after another; the last one:\n{error.message}",
-                remedy=f"{error.remedy}\nMend the cause and run the same line: it goes on where it stopped.".strip(),
+                f"{most} trials failed one after another; the last one:\n{message}",
+                remedy=f"{remedy}\nMend the cause and run the same line: it goes on where it stopped.".strip(),
             )
 
     def _commit(
         self, running: Running, state: TrialState, seconds: float, *, outcome: Outcome | None = None, failure: str = ""
     ) -> None:
+        """Write a result to the disk: from here on it is never lost and its trial never runs again."""
         number = running.trial.number
         facts = {
             "run": self._folder.run_id,
@@ -281,101 +290,81 @@ class Loop:
             "folder": f"trials/{number:05d}",
         }
         values = list(outcome.values) if outcome else None
-        self._folder.commit(kind="result", trial=number, state=state.name, values=values, facts=facts)
-        self._tell(running.trial, state, values, facts)
+        if self._distributions is None:
+            with contextlib.suppress(StorageInternalError):
+                running.params = running.trial.params
+        self._folder.commit(
+            kind="result", trial=number, state=state.name, values=values, params=running.params, facts=facts
+        )
+        self._outbox[number] = (running.trial, state, values, facts)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if state == TrialState.FAIL else 0
         self.progress.settled_now += 1
         self.progress.seconds_of_trials += seconds
-        self._add(number, state, values)
         self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))
-        told = ", ".join(f"{value:.6g}" for value in values) if values else state.name
-        log.info(
-            "trial %d: %s after %s  (%d of %d%s)",
-            number,
-            told,
-            format_duration(seconds),
-            self.progress.settled,
-            self.progress.total,
-            f", best {self.progress.best[1]:.6g} in trial {self.progress.best[0]}" if self.progress.best else "",
-        )
 
-    def _tell(
-        self, trial: optuna.Trial, state: TrialState, values: Sequence[float] | None, facts: dict[str, Any]
-    ) -> None:
-        trial.set_user_attr(USER_ATTRIBUTE, facts)
-        self._study.tell(trial, values, state=state, skip_if_finished=True)
+    # -- the storage
 
-    def _give_back(self, trial: optuna.Trial) -> None:
-        """Let the next ask give this trial again; a study in memory has no next start, so there it has failed."""
-        storage = self._study._storage  # noqa: SLF001 - no public way puts a trial back to WAITING
-        if isinstance(storage, optuna.storages.InMemoryStorage):
-            self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-        else:
-            storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)  # noqa: SLF001 - the same
-        self._folder.event("waiting", trial=trial.number)
+    def _deliver(self) -> None:
+        """Tell what was committed; what a storage does not take stays for the next turn."""
+        for number, (trial, state, values, facts) in list(self._outbox.items()):
 
-    # -- what earlier starts left
+            def deliver(told: tuple[Any, ...] = (trial, state, values, facts)) -> None:
+                tell(self._study, *told)
+                self._count()
 
-    def _settle_earlier(self) -> None:
-        """Tell results that were committed and not told; let this run's other unfinished trials run again."""
-        results: dict[int, dict[str, Any]] = {}
-        for record in self._folder.journal():
-            if record["kind"] == "attempt":
-                self._attempts[record["trial"]] = record["attempt"]
-            elif record["kind"] == "result":
-                results[record["trial"]] = record
-        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if frozen.user_attrs.get(USER_ATTRIBUTE, {}).get("run") != self._folder.run_id:
-                continue  # another driver's, or somebody else's
-            trial = optuna.trial.Trial(self._study, frozen._trial_id)  # noqa: SLF001 - Optuna's own way to rebuild it
-            committed = results.get(frozen.number)
-            if committed is not None:
-                self._tell(trial, TrialState[committed["state"]], committed["values"], committed["facts"])
-            else:
-                self._give_back(trial)
+            if not self._stored(deliver):
+                return
+            del self._outbox[number]
+            shown = ", ".join(f"{value:.6g}" for value in values) if values else state.name
+            best = self.progress.best
+            log.info(
+                "trial %d: %s after %s  (%d of %d%s)",
+                number,
+                shown,
+                format_duration(facts["seconds"]),
+                self.progress.settled,
+                self.progress.total,
+                f", best {best[1]:.6g} in trial {best[0]}" if best else "",
+            )
 
-    def _count(self) -> None:
-        for trial in self._study.get_trials(deepcopy=False):
-            self._add(trial.number, trial.state, trial.values)
+    def _stored(self, call: Callable[[], None]) -> bool:
+        """Return whether the storage took a call; the next turn tries again where it does not answer."""
+        try:
+            call()
+        except StorageInternalError as error:
+            if self._away_since is None:
+                self._away_since = time.monotonic()
+                log.warning("the study's storage does not answer (%s); results are kept in the journal", _cause(error))
+            return False
+        self._away_since = None
+        return True
 
-    def _add(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:
-        progress = self.progress
-        if state == TrialState.COMPLETE:
-            progress.complete += 1
-            if values is not None and len(values) == 1:
-                better = min if self._study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
-                candidates = [progress.best, (number, values[0])] if progress.best else [(number, values[0])]
-                progress.best = better(candidates, key=lambda found: found[1])
-        elif state == TrialState.FAIL:
-            progress.failed += 1
-        elif state == TrialState.PRUNED:
-            progress.pruned += 1
+    def _wait_for_storage(self) -> bool:
+        """Return False when all is told; with nothing running wait for a storage that is away, for a while."""
+        if self._away_since is None or self._fatal is not None:
+            return False
+        if self._interrupts.count and not self._outbox:
+            return False
+        if self._interrupts.count or time.monotonic() - self._away_since > AWAY_SECONDS:
+            raise StorageAway(
+                f"the study's storage does not answer; {len(self._outbox)} results wait in {self._folder.path}",
+                remedy="When it is back run the same line: it tells them and goes on where it stopped.",
+            )
+        self._interrupts.asked.wait(TURN_SECONDS)
+        return True
+
+    def _give_back(self, running: Running) -> None:
+        self._stored(lambda: give_back(self._study, running.trial, self._folder))
+
+    def _give_all_back(self) -> None:
+        for running in self._running.values():
+            with contextlib.suppress(Exception):
+                self._give_back(running)
+        self._running.clear()
 
 
-def _outcome(returned: object, objectives: int) -> Outcome:
-    """Return what an objective returned as values; ResultMissing for anything but finite numbers."""
-    if isinstance(returned, Outcome):
-        return returned
-    values = list(returned) if isinstance(returned, Sequence) and not isinstance(returned, str) else [returned]
-    if len(values) != objectives:
-        raise ResultMissing(
-            f"the objective returned {len(values)} values, the study has {objectives} objectives",
-            remedy="Return one number for each direction of the study.",
-        )
-    return Outcome(tuple(_finite(value) for value in values), {})
-
-
-def _finite(value: object) -> float:
-    if value is None or isinstance(value, bool | str):
-        raise ResultMissing(f"the objective returned {value!r}, which is not a number", remedy="Return a float.")
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise ResultMissing(
-            f"the objective returned {value!r}, which is not a number", remedy="Return a float."
-        ) from None
-    if not math.isfinite(number):
-        raise ResultMissing(
-            f"the objective returned {number}, which no study can compare",
-            remedy="Raise optuna.TrialPruned, or mend the run.",
-        )
-    return number
+def _cause(error: BaseException) -> str:
+    """Return what lies under an error, without the addresses that its text may hold."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import filelock
 
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, RunnerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,18 +92,36 @@ class RunFolder:
             with path.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
-        return [json.loads(line) for line in whole.splitlines()]
+        records = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                raise ConfigError(
+                    f"{path}, line {number} is damaged", remedy="Move the folder away to begin a new run."
+                ) from None
+        return records
 
     def commit(self, **record: Any) -> None:
-        """Append a record to the journal and wait until the disk has it: the commit point of a result."""
-        with (self.path / "journal.jsonl").open("ab") as file:
-            file.write(json.dumps(record | {"at": _now()}).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a record to the journal and wait until the disk has it: the commit point of a result.
+
+        RunnerError where it cannot be written.
+        """
+        path = self.path / "journal.jsonl"
+        try:
+            with path.open("ab") as file:
+                file.write(json.dumps(record | {"at": _now()}).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunnerError(
+                f"{path} cannot be written: {error.strerror}",
+                remedy="Make room or mend the disk, then run the same line: it goes on where it stopped.",
+            ) from error
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a line to `events.jsonl`, for whoever watches; nothing depends on it."""
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        with contextlib.suppress(OSError), (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"at": _now(), "event": kind} | facts, default=str) + "\n")
 
     def write(self, name: str, text: str) -> Path:
@@ -132,7 +150,9 @@ class RunFolder:
             for logger in (ours, theirs):
                 logger.removeHandler(handler)
             handler.close()
-            ours.level, theirs.level, theirs.propagate = before
+            ours.setLevel(before[0])
+            theirs.setLevel(before[1])
+            theirs.propagate = before[2]
 
     def _open(self) -> None:
         path = self.path / "run.json"
