@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ def _render(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[s
     """Write the working directory that a trial with these parameters would get; return its files."""
     files = render_inputs(walk_inputs(spec.folder, spec.trial.inputs), parameters, spec.trial.template.delimiters)
     files.append(("parameters.json", json.dumps(parameters, indent=1).encode() + b"\n", 0o644))
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier check
     for name, data, mode in files:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -110,11 +110,11 @@ def _print_result(run: StudyRun, *, full: bool) -> None:
 
     from persistent_runner.live import best_line, result_table
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False, markup=False)
     if full and run.table is not None and len(run.table):
-        console.print(result_table(run.table))
-    console.print(f"Results: {run.folder}")
-    console.print(best_line(run.summary))
+        console.print(result_table(run.table, console), soft_wrap=not console.is_terminal)
+    console.print(f"Results: {run.folder}", soft_wrap=True)
+    console.print(best_line(run.summary), soft_wrap=not console.is_terminal)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -153,7 +153,7 @@ def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
 
     from persistent_runner.live import logging_to
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False)
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     with logging_to(console, level=level):
         yield console

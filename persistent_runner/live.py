@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
 from persistent_runner.duration import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import pandas as pd
     from rich.console import RenderableType
 
     from persistent_runner.lease.manager import ClusterLease
-    from persistent_runner.study.loop import Progress
+    from persistent_runner.study.progress import Progress
 
 _MOST_ROWS = 12
 _MOST_RESULTS = 60
@@ -32,11 +31,7 @@ _MOST_RESULTS = 60
 def logging_to(console: Console, *, level: int) -> Iterator[None]:
     """Show this package's log on a console while it is entered: above the table on a terminal, else as plain lines."""
     ours = logging.getLogger("persistent_runner")
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, rich_tracebacks=False)
-    else:
-        handler = logging.StreamHandler(console.file)
+    handler = _AboveTheTable(console) if console.is_terminal else logging.StreamHandler(console.file)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(level)
     before = ours.level
@@ -49,12 +44,27 @@ def logging_to(console: Console, *, level: int) -> Iterator[None]:
         ours.setLevel(before)
 
 
+class _AboveTheTable(logging.Handler):
+    """Prints through the console, which keeps the live table below the lines."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record; a terminal that was closed must not end the study."""
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        with contextlib.suppress(OSError):
+            self._console.print(Text(self.format(record), style=style), soft_wrap=True)
+
+
 class LiveTable:
     """The table of a running study; nothing is drawn where the console is no terminal."""
 
     def __init__(self, console: Console, name: str, lease: ClusterLease) -> None:
         self._name = name
         self._lease = lease
+        self._console = console
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -64,16 +74,18 @@ class LiveTable:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # the terminal was closed
+                self._live.stop()
 
     def show(self, progress: Progress) -> None:
         """Draw how far the study is."""
         if self._live is not None:
-            self._live.update(self._render(progress))
+            with contextlib.suppress(OSError):
+                self._live.update(self._render(progress))
 
     def _render(self, progress: Progress) -> RenderableType:
         lease = self._lease
-        cost = "" if lease.cost is None else f" · about {lease.cost:.2f} so far"
+        cost = "" if lease.cost is None else f" · cost about {lease.cost:.2f}"
         head = f"{self._name} · job {lease.job_id} {lease.state.status} · {format_duration(lease.age)}{cost}"
         done = f"{progress.settled} of {progress.total} done"
         if progress.failed:
@@ -85,13 +97,15 @@ class LiveTable:
         if progress.seconds_left is not None:
             done += f" · about {format_duration(progress.seconds_left)} left"
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("trial", "running for", "parameters"):
-            table.add_column(column)
+        table.add_column("trial", justify="right", width=6)
+        table.add_column("running for", justify="right", width=12)
+        table.add_column(
+            "parameters", no_wrap=True, width=max(10, self._console.width - 24)
+        )  # room for the ^C that a terminal echoes
         now = time.monotonic()
         running = sorted(progress.running.items())
         for number, trial in running[:_MOST_ROWS]:
-            values = "  ".join(f"{name}={_short(value)}" for name, value in trial.trial.params.items())
-            table.add_row(str(number), format_duration(round(now - trial.since)), Text(values, overflow="ellipsis"))
+            table.add_row(str(number), format_duration(round(now - trial.since)), Text(_pairs(trial.params, "=", "  ")))
         parts: list[RenderableType] = [Text(head, style="bold"), Text(done), table]
         if len(running) > _MOST_ROWS:
             parts.append(Text(f"and {len(running) - _MOST_ROWS} more", style="dim"))
@@ -102,22 +116,66 @@ def _short(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def result_table(trials: pd.DataFrame) -> Table:
-    """Return a study's trials as a table for people: the last rows where there are many."""
-    columns = [
-        name
-        for name in trials.columns
-        if name in ("number", "state", "value", "seconds") or name.startswith(("values_", "params_"))
-    ]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name.removeprefix("params_").removeprefix("values_"), justify="right")
+def result_table(trials: pd.DataFrame, console: Console) -> Table:
+    """Return a study's trials as a table for people: the last rows where there are many.
+
+    A column for each parameter, or one column with all of them on a terminal too narrow for that.
+    """
     left_out = max(0, len(trials) - _MOST_RESULTS)
-    for row in trials[columns].iloc[left_out:].itertuples(index=False):
-        table.add_row(*("" if value is None or value != value else _short(value) for value in row))  # noqa: PLR0124 - NaN
+    rows = trials.iloc[left_out:]
+    table = _one_column_each(rows)
+    widest = console.measure(table, options=console.options.update(width=10_000)).maximum
+    if widest > console.width:
+        if console.is_terminal:
+            table = _one_column_for_all(rows)
+        else:
+            table.width = widest
     if left_out:
         table.caption = f"and {left_out} before these, all in trials.csv"
     return table
+
+
+def _one_column_each(rows: pd.DataFrame) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = [*_ahead(rows), *(name for name in rows.columns if name.startswith("params_"))]
+    for name in names:
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    for row in rows[names].itertuples(index=False):
+        table.add_row(*(_cell(name, value) for name, value in zip(names, row, strict=True)))
+    return table
+
+
+def _one_column_for_all(rows: pd.DataFrame) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = _ahead(rows)
+    for name in names:
+        table.add_column(_heading(name), justify="right", no_wrap=True)
+    table.add_column("parameters", ratio=1, overflow="fold")
+    given = [name for name in rows.columns if name.startswith("params_")]
+    for _, row in rows.iterrows():
+        params = {_heading(name): row[name] for name in given if not _is_empty(row[name])}
+        table.add_row(*(_cell(name, row[name]) for name in names), _pairs(params, "=", "  "))
+    return table
+
+
+def _ahead(rows: pd.DataFrame) -> list[str]:
+    """Return the columns that stand before the parameters."""
+    known = ("number", "state", "value", "seconds")
+    return [name for name in rows.columns if name in known or name.startswith("values_")]
+
+
+def _heading(column: str) -> str:
+    return column.removeprefix("params_").removeprefix("values_")
+
+
+def _cell(column: str, value: object) -> str:
+    if _is_empty(value):
+        return ""
+    return f"{value:.1f}" if column == "seconds" else _short(value)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value != value or str(value) == "<NA>"  # noqa: PLR0124 - NaN
 
 
 def best_line(summary: dict[str, Any]) -> str:
@@ -132,5 +190,5 @@ def best_line(summary: dict[str, Any]) -> str:
     return text + (f"; beside it {_pairs(best['metrics'])}" if best["metrics"] else "")
 
 
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} = {_short(value)}" for name, value in values.items())
+def _pairs(values: Mapping[str, object], equals: str = " = ", comma: str = ", ") -> str:
+    return comma.join(f"{name}{equals}{_short(value)}" for name, value in values.items())

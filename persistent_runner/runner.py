@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import StorageInternalError
+
 from persistent_runner.duration import parse_duration
-from persistent_runner.errors import ConfigError
-from persistent_runner.interrupts import Interrupts
+from persistent_runner.errors import ConfigError, PlatformError
+from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.lease.keeper import job_command
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease, Setup, lease_name
@@ -25,9 +29,11 @@ from persistent_runner.pool import Pool
 from persistent_runner.remote import ssh
 from persistent_runner.settings import Settings, load_settings, state_dir
 from persistent_runner.site import Site, choose_platform, line_before_money
-from persistent_runner.study.loop import Limits, Loop
+from persistent_runner.study.loop import Loop, StorageAway
 from persistent_runner.study.objective import CommandObjective, load_python_objective
+from persistent_runner.study.progress import Limits, settled
 from persistent_runner.study.results import trials_table
+from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.spec import StudySpec
 from persistent_runner.study.storage import open_study
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from persistent_runner.render import Delimiters
+    from persistent_runner.study.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +91,12 @@ def lease(
     site = choose_platform(load_settings(profile=profile))
     try:
         request = complete(request, site)
-        return _lease(site, request, site.platform.quote(request), setup=setup, max_queue=parse_duration(max_queue))
+        found = _lease(site, request, site.platform.quote(request), setup=setup, max_queue=parse_duration(max_queue))
+        weakref.finalize(found, site.close)  # one that is never acquired is never released
     except BaseException:
         site.close()
         raise
+    return found
 
 
 def _lease(
@@ -148,7 +157,6 @@ def optimize(
     settings = load_settings()
     folder = RunFolder(run_path(settings, study.study_name), study.study_name)
     with Interrupts() as interrupts, folder:
-        total = total_trials if total_trials is not None else settled(study) + (n_trials or 0)
         try:
             _run_trials(
                 cluster,
@@ -157,7 +165,7 @@ def optimize(
                 folder=folder,
                 interrupts=interrupts,
                 inputs_root=Path.cwd(),
-                limits=Limits(total, max_consecutive_failures=max_consecutive_failures),
+                limits=Limits(total_trials, n_trials, max_consecutive_failures=max_consecutive_failures),
                 trial_cores=trial_cores,
                 max_concurrent=max_concurrent,
                 catch=catch,
@@ -183,7 +191,7 @@ def _run_trials(
     distributions: Mapping[str, BaseDistribution] | None = None,
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
-) -> None:
+) -> Progress:
     pool = Pool(
         cluster,
         run=folder.on_node,
@@ -194,8 +202,9 @@ def _run_trials(
         delimiters=delimiters,
     )
     try:
-        pool.open()
-        Loop(
+        with interrupts.at_once():  # the setup is waited for here, and an interrupt must not wait for its end
+            pool.open()
+        return Loop(
             study,
             objective,
             submit=pool.submit,
@@ -214,8 +223,8 @@ def _run_trials(
 
 
 def run_path(settings: Settings, name: str) -> Path:
-    """Return the folder of a study's results."""
-    return settings.runs_dir.absolute() / name
+    """Return the folder of a study's results; what no folder's name can hold becomes a hyphen."""
+    return settings.runs_dir.absolute() / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".")[:80] or "study")
 
 
 # -- run-study
@@ -255,13 +264,15 @@ def run_study(
     objective = load_python_objective(spec) if spec.trial.objective else CommandObjective(spec)
     folder = RunFolder(run_path(settings, spec.study.name), spec.study.name)
     with Interrupts() as interrupts, folder, folder.log():
-        run = StudyRun(open_study(spec, folder), folder.path)
+        with interrupts.at_once():
+            run = StudyRun(open_study(spec, folder), folder.path)
+            settle_earlier(run.study, folder)
         try:
             if settled(run.study) < spec.study.n_trials:
                 with _leased(spec, settings, run, confirm, interrupts, force_stop=force_stop) as cluster:
                     shown = display(spec.study.name, cluster) if display else contextlib.nullcontext()
                     with shown as view:
-                        _run_trials(
+                        progress = _run_trials(
                             cluster,
                             run.study,
                             objective,
@@ -275,13 +286,17 @@ def run_study(
                             distributions=None if spec.trial.objective else spec.distributions,
                             view=view,
                         )
+                run.exit_code = 5 if progress.out_of_time else 0
         except KeyboardInterrupt:
             if not interrupts.count:
                 raise
         finally:
-            run.table = _write_table(folder, run.study)
-            run.summary |= summarize(spec, run.study)
-            folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
+            with contextlib.suppress(StorageInternalError):  # whatever ended the study is more important
+                run.table = _write_table(folder, run.study)
+                run.summary |= summarize(spec, run.study)
+                folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
+        if run.table is None:
+            raise StorageAway("the study's storage does not answer, so there is no table", remedy="Run the line again.")
         if interrupts.count:
             run.exit_code = 130
     return run
@@ -298,11 +313,13 @@ def _leased(
     force_stop: bool,
 ) -> Iterator[ClusterLease]:
     """Hold the cluster that a study.toml asks for; on every way out it is released and the release confirmed."""
-    site = choose_platform(settings)
+    with interrupts.at_once():
+        site = choose_platform(settings)
     try:
-        request = complete(request_of(spec), site)
-        quote = site.platform.quote(request)
-        confirm(line_before_money(request, quote, site), site.costs_money)
+        with interrupts.at_once():
+            request = complete(request_of(spec), site)
+            quote = site.platform.quote(request)
+            confirm(line_before_money(request, quote, site), site.costs_money)
         cluster = _lease(
             site,
             request,
@@ -313,18 +330,37 @@ def _leased(
             interrupts=interrupts,
         )
         try:
-            cluster.acquire()
-            yield cluster
+            with _released(cluster, site, force=force_stop):
+                yield cluster
         finally:
-            cluster.release(force=force_stop)
             run.summary |= {"seconds_leased": round(cluster.age.total_seconds(), 1), "cost": cluster.cost}
     finally:
         site.close()
 
 
+@contextlib.contextmanager
+def _released(cluster: ClusterLease, site: Site, *, force: bool) -> Iterator[None]:
+    """Acquire a cluster and release it; who leaves waits for nothing, and is told what may still run."""
+    cluster.acquire()
+    try:
+        yield
+    except Leave:
+        with contextlib.suppress(PlatformError):
+            site.platform.stop(cluster.job_id, force=force)
+        raise cluster.unconfirmed("you left before its end was confirmed; its stop was asked for") from None
+    except BaseException:
+        cluster.release(force=force)
+        raise
+    cluster.release(force=force)
+
+
 def _limits(spec: StudySpec) -> Limits:
     most = spec.study.max_time
-    return Limits(spec.study.n_trials, most.total_seconds() if most else None, spec.study.max_consecutive_failures)
+    return Limits(
+        spec.study.n_trials,
+        max_seconds=most.total_seconds() if most else None,
+        max_consecutive_failures=spec.study.max_consecutive_failures,
+    )
 
 
 def load_study(path: str | Path, sets: Sequence[str], n_trials: int | None, max_concurrent: int | None) -> StudySpec:
@@ -353,11 +389,6 @@ def setup_of(spec: StudySpec) -> Setup | None:
     """Return what a study does once on every new lease."""
     setup = spec.setup
     return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None
-
-
-def settled(study: optuna.Study) -> int:
-    """Return how many trials are in a final state."""
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 # -- results

@@ -40,7 +40,12 @@ class Site:
     key: paramiko.PKey
     key_name: str
     poll: timedelta
-    close: Callable[[], None] = lambda: None
+    let_go: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Close what was opened; a local platform that nobody else needs ends."""
+        self.platform.close()
+        self.let_go()
 
     @property
     def costs_money(self) -> bool:
@@ -74,7 +79,11 @@ def choose_platform(settings: Settings, *, leases: bool = True) -> Site:
         str(path),
         settings.poll_interval(account.base_url),
     )
-    site.platform.me()  # the key is refused here, before anything else is asked
+    try:
+        site.platform.me()  # the key is refused here, before anything else is asked
+    except BaseException:
+        site.close()
+        raise
     return site
 
 

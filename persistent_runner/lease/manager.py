@@ -331,11 +331,11 @@ class ClusterLease:
                     self.state = stopper.stop(force=force)
                     log.info("Job %s is released: %s", self.job_id, self.state)
             except NotStopped as error:
-                raise self._unconfirmed(error.why) from error
+                raise self.unconfirmed(error.why) from error
             except KeyboardInterrupt as error:
                 if self._phase in {"creating", "saved"}:  # it costs nothing
                     raise
-                raise self._unconfirmed("the release was interrupted") from error
+                raise self.unconfirmed("the release was interrupted") from error
             self._meter.close()
             self._enter("closed")
             if self._on_released:
@@ -359,7 +359,8 @@ class ClusterLease:
         log.info("Job %s was never started and is deleted", self.request.name)
         return True
 
-    def _unconfirmed(self, why: str) -> ReleaseUnconfirmed:
+    def unconfirmed(self, why: str) -> ReleaseUnconfirmed:
+        """Return the error that says what may still run, and until when."""
         where = f" at {self._url}" if self._url else ""
         return ReleaseUnconfirmed(
             f"Job {self.job_id} may still run and cost money: {why.rstrip('.')}. "

@@ -23,6 +23,7 @@ from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.resume import give_back, owner, settle_earlier, tell
 from persistent_runner.study.returned import outcome_of
+from persistent_runner.study.storage import root_cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -116,6 +117,10 @@ class Loop:
         if self._fatal is not None:
             raise self._fatal
         progress.out_of_time = self._is_out_of_time() and progress.settled < progress.total
+        if progress.out_of_time and not self._interrupts.count:
+            log.warning(
+                "max_time is over with %d of %d trials; the same line goes on", progress.settled, progress.total
+            )
         if progress.others:
             log.info("%d trials of other drivers still run", progress.others)
         return progress
@@ -179,9 +184,7 @@ class Loop:
             return False
         if more is not None:
             return self._asked < more
-        return (
-            self._stored(self._count) and progress.settled + progress.others + len(self._running) < progress.total
-        )
+        return self._stored(self._count) and progress.settled + progress.others + len(self._running) < progress.total
 
     def _is_out_of_time(self) -> bool:
         most = self._limits.max_seconds
@@ -334,7 +337,9 @@ class Loop:
         except StorageInternalError as error:
             if self._away_since is None:
                 self._away_since = time.monotonic()
-                log.warning("the study's storage does not answer (%s); results are kept in the journal", _cause(error))
+                log.warning(
+                    "the study's storage does not answer (%s); results are kept in the journal", root_cause(error)
+                )
             return False
         self._away_since = None
         return True
@@ -361,10 +366,3 @@ class Loop:
             with contextlib.suppress(Exception):
                 self._give_back(running)
         self._running.clear()
-
-
-def _cause(error: BaseException) -> str:
-    """Return what lies under an error, without the addresses that its text may hold."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return type(error).__name__

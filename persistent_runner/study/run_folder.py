@@ -76,7 +76,7 @@ class RunFolder:
     @property
     def on_node(self) -> str:
         """The name of this run's folder on the cluster."""
-        return f"{self.study}.{self.run_id}"
+        return f"{self.path.name}.{self.run_id}"
 
     def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
         """Keep what the study searches, so that a later start can tell whether it changed."""
@@ -163,13 +163,18 @@ class RunFolder:
             return
         try:
             found = json.loads(path.read_text("utf-8"))
-            version, self.run_id = int(found["version"]), str(found["run_id"])
+            version, self.run_id, study = int(found["version"]), str(found["run_id"]), str(found["study"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(f"{path} is damaged", remedy="Move the folder away to begin a new run.") from None
         if version > VERSION:
             raise ConfigError(
                 f"{path} was written by a newer persistent_runner (format {version}, this one knows {VERSION})",
                 remedy="Use that version, or another --runs-dir.",
+            )
+        if study != self.study:
+            raise ConfigError(
+                f"{self.path} belongs to the study {study!r}, not to {self.study!r}",
+                remedy="Give one of them another name, or choose another folder with --runs-dir.",
             )
         self.fingerprint = found.get("fingerprint")
 

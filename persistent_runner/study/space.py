@@ -7,7 +7,16 @@ import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, PlainValidator, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    PlainValidator,
+    Tag,
+    model_validator,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -87,7 +96,7 @@ class CategoricalParameter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     type: Literal["categorical"] = "categorical"
-    choices: Annotated[tuple[int | float | str, ...], PlainValidator(_choices)]
+    choices: Annotated[tuple[int | float | str, ...], BeforeValidator(_choices)]
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""

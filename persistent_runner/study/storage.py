@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from persistent_runner.study.spec import StudySpec
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
+_ANOTHER_STUDY = "Put the settings back, or begin a new study: another [study] name, or --runs-dir."
 
 
 def open_storage(storage: str, database: Path) -> BaseStorage:
@@ -32,39 +34,60 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
     ConfigError when it cannot be opened. SQLite is put in WAL mode with a patient lock: one writer at a time, readers
     never wait, and a killed process loses nothing that was committed.
     """
-    if storage != "sqlite":
-        try:
+    with _opening(f"[study] storage: {_without_password(storage)}" if storage != "sqlite" else str(database)):
+        if storage != "sqlite":
             return optuna.storages.get_storage(storage)
-        except (ImportError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-            shown = (
-                sqlalchemy.engine.make_url(storage).render_as_string(hide_password=True)
-                if "://" in storage
-                else storage
-            )
-            raise ConfigError(
-                f"[study] storage: {shown} cannot be opened: {type(error).__name__}",
-                remedy='Write "sqlite" or a URL that Optuna takes, and install the driver that the URL names.',
-            ) from None
-    try:
-        with sqlite3.connect(database) as connection:
+        with contextlib.closing(_connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
+        opened = optuna.storages.RDBStorage(
+            # The path goes in by `creator`, since `?`, `#` and `%` of a folder's name would end or change a URL.
+            "sqlite://",
+            engine_kwargs={"creator": lambda: _connect(database), "poolclass": sqlalchemy.pool.QueuePool},
+        )
+        return optuna.storages.get_storage(opened)
+
+
+@contextlib.contextmanager
+def _opening(name: str) -> Iterator[None]:
+    """Translate what a storage that cannot be opened raises; no library's text is shown, it may hold the password."""
+    try:
+        yield
     except sqlite3.Error as error:
         raise ConfigError(
-            f"{database} cannot be opened: {error}", remedy="Is its folder writable and the disk free?"
+            f"{name} cannot be opened: {error}", remedy="Is the file Optuna's and the disk free?"
         ) from None
-    opened = optuna.storages.RDBStorage(
-        # The path goes in by `creator`, since `?`, `#` and `%` of a folder's name would end or change a URL.
-        "sqlite://",
-        engine_kwargs={
-            "creator": lambda: _connect(database),
-            "poolclass": sqlalchemy.pool.QueuePool,
-        },
-    )
-    return optuna.storages.get_storage(opened)
+    except ImportError as error:
+        raise ConfigError(
+            f"{name} cannot be opened: {error.name or 'a library'} is not installed", remedy="Install it with pip."
+        ) from None
+    except (
+        ValueError,
+        LookupError,
+        RuntimeError,
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+    ) as error:
+        raise ConfigError(
+            f"{name} cannot be opened: {root_cause(error)}",
+            remedy='Write "sqlite" or a URL that Optuna takes; its server must answer and fit the version of Optuna.',
+        ) from None
 
 
-def _connect(database: Path) -> Any:
+def root_cause(error: BaseException) -> str:
+    """Return the class of what lies under an error: its text may hold an address with a password."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return type(error).__name__
+
+
+def _without_password(url: str) -> str:
+    try:
+        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return f"{url.partition('://')[0]}://..."
+
+
+def _connect(database: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(database, timeout=BUSY_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA synchronous=NORMAL")
     return connection
@@ -77,28 +100,35 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
     """
     quiet_optuna()
     fingerprint = spec.fingerprint()
-    if folder.fingerprint not in (None, fingerprint):
-        raise ConfigError(
-            f"{spec.file}: the study in {folder.path} was begun with other settings: "
-            + "; ".join(_differences(folder.fingerprint, fingerprint)),
-            remedy="Put them back, or begin a new study: another [study] name, or --runs-dir.",
-        )
+    _refuse_changed(spec, f"the study in {folder.path}", folder.fingerprint, fingerprint)
+    name = spec.study.name
     storage = open_storage(spec.study.storage, folder.database)
-    study = optuna.create_study(
-        study_name=spec.study.name, storage=storage, directions=spec.directions, load_if_exists=True
-    )
-    if [direction.name.lower() for direction in study.directions] != spec.directions:
-        raise ConfigError(
-            f"the stored study {spec.study.name} has the directions "
-            f"{', '.join(direction.name.lower() for direction in study.directions)}",
-            remedy="Begin a new study: another [study] name, or --runs-dir.",
-        )
-    if study.user_attrs.get(USER_ATTRIBUTE) is None:
-        study.set_user_attr(USER_ATTRIBUTE, {"objectives": spec.objective_names})
+    with _opening(f"the study {name}"):
+        study = optuna.create_study(study_name=name, storage=storage, directions=spec.directions, load_if_exists=True)
+        directions = [direction.name.lower() for direction in study.directions]
+        stored = study.user_attrs.get(USER_ATTRIBUTE) or {}
+        # Another run folder may have begun it, where the storage is shared.
+        _refuse_changed(spec, f"the stored study {name}", stored.get("fingerprint"), fingerprint)
+        if directions != spec.directions:
+            raise ConfigError(
+                f"the stored study {name} has the directions {', '.join(directions)}", remedy=_ANOTHER_STUDY
+            )
+        if not stored:
+            study.set_user_attr(USER_ATTRIBUTE, {"objectives": spec.objective_names, "fingerprint": fingerprint})
+        trials = len(study.get_trials(deepcopy=False))
     if folder.fingerprint is None:
         folder.set_fingerprint(fingerprint)
-    study.sampler = spec.make_sampler(derived_seed(spec.study.seed, len(study.get_trials(deepcopy=False))))
+    shared = spec.study.storage != "sqlite"
+    study.sampler = spec.make_sampler(derived_seed(spec.study.seed, trials, folder.run_id if shared else ""))
     return study
+
+
+def _refuse_changed(spec: StudySpec, which: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    if before not in (None, now):
+        raise ConfigError(
+            f"{spec.file}: {which} was begun with other settings: " + "; ".join(_differences(before, now)),
+            remedy=_ANOTHER_STUDY,
+        )
 
 
 def _differences(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:
@@ -113,11 +143,14 @@ def _said(value: object) -> str:
     return "absent" if value is None else json.dumps(value)
 
 
-def derived_seed(seed: int | None, trials: int) -> int | None:
-    """Return the sampler's seed for a study that has `trials` already; the same again would repeat its proposals."""
+def derived_seed(seed: int | None, trials: int, run: str = "") -> int | None:
+    """Return the sampler's seed for a study that has `trials` already; the same again would repeat its proposals.
+
+    Drivers that share a storage begin with the same number of trials, so each gives its `run` as well.
+    """
     if seed is None:
         return None
-    return int.from_bytes(hashlib.sha256(f"{seed}:{trials}".encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed}:{trials}{run and f':{run}'}".encode()).digest()[:4], "big")
 
 
 def quiet_optuna() -> None:

@@ -1,0 +1,102 @@
+"""How far a study is, and when to stop asking."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import TrialState
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+
+def settled(study: optuna.Study) -> int:
+    """Return how many trials are in a final state."""
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop asking.
+
+    `total` settled trials over all starts and drivers, or `more` trials of this start; one of the two. `max_seconds`
+    of this start, `max_consecutive_failures` in a row.
+    """
+
+    total: int | None = None
+    more: int | None = None
+    max_seconds: float | None = None
+    max_consecutive_failures: int | None = None
+
+
+@dataclass
+class Running:
+    """A trial under way; `params` as far as they are known."""
+
+    trial: optuna.Trial
+    attempt: int
+    future: Future[Any]
+    params: dict[str, Any] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Progress:
+    """How far a study is, for whoever shows it.
+
+    `best` is (number, value) of one objective, else None; `others` are trials that other drivers run now,
+    `out_of_time` whether `max_seconds` ended the start before the total.
+    """
+
+    total: int = 0
+    complete: int = 0
+    failed: int = 0
+    pruned: int = 0
+    others: int = 0
+    best: tuple[int, float] | None = None
+    running: dict[int, Running] = field(default_factory=dict)
+    settled_now: int = 0
+    out_of_time: bool = False
+    seconds_of_trials: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def settled(self) -> int:
+        """Trials in any final state."""
+        return self.complete + self.failed + self.pruned
+
+    @property
+    def seconds_per_trial(self) -> float | None:
+        """Mean run time of this start's trials."""
+        return self.seconds_of_trials / self.settled_now if self.settled_now else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected time to the end, by this start's rate."""
+        if not self.settled_now:
+            return None
+        return max(0, self.total - self.settled) * (time.monotonic() - self.started) / self.settled_now
+
+    @property
+    def seconds_left_of_running(self) -> float | None:
+        """Expected time until the trials that run now have ended, by the mean of this start's."""
+        mean = self.seconds_per_trial
+        if mean is None or not self.running:
+            return None
+        return max(0.0, mean - (time.monotonic() - max(running.since for running in self.running.values())))
+
+    def count(self, study: optuna.Study) -> None:
+        """Count the trials of a study anew."""
+        trials = study.get_trials(deepcopy=False)
+        states = [trial.state for trial in trials]
+        self.complete = states.count(TrialState.COMPLETE)
+        self.failed = states.count(TrialState.FAIL)
+        self.pruned = states.count(TrialState.PRUNED)
+        self.others = sum(t.state == TrialState.RUNNING and t.number not in self.running for t in trials)
+        if len(study.directions) == 1:
+            better = min if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
+            found = [(t.number, t.values[0]) for t in trials if t.state == TrialState.COMPLETE and t.values]
+            self.best = better(found, key=lambda pair: pair[1], default=None)

@@ -1,0 +1,76 @@
+"""Trials between two starts: whose they are, how they are told, and how they go back to wait for another attempt."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from persistent_runner.study.results import USER_ATTRIBUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from persistent_runner.study.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+def settle_earlier(study: optuna.Study, folder: RunFolder) -> dict[int, int]:
+    """Tell results that were committed and not told; let this run's other unfinished trials run again.
+
+    Trials of other runs are left alone. Returns the last attempt of each trial by number.
+    """
+    attempts: dict[int, int] = {}
+    results: dict[int, dict[str, Any]] = {}
+    for record in folder.journal():
+        if record["kind"] == "attempt":
+            attempts[record["trial"]] = record["attempt"]
+        elif record["kind"] == "result":
+            results[record["trial"]] = record
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if owner(frozen) != folder.run_id:
+            continue  # another driver's, or somebody else's
+        trial = optuna.trial.Trial(study, frozen._trial_id)  # noqa: SLF001 - Optuna's own way to rebuild it
+        committed = results.get(frozen.number)
+        # With other parameters it is a trial of a study that has since been deleted.
+        if committed is not None and committed["params"] == frozen.params:
+            tell(study, trial, TrialState[committed["state"]], committed["values"], committed["facts"])
+            log.info("trial %d: the last start had its result, now the study has it too", frozen.number)
+        else:
+            give_back(study, trial, folder)
+    return attempts
+
+
+def owner(trial: optuna.trial.FrozenTrial | optuna.Trial) -> str | None:
+    """Return the id of the run that a trial belongs to."""
+    facts = trial.user_attrs.get(USER_ATTRIBUTE)
+    return facts.get("run") if isinstance(facts, dict) else None
+
+
+def tell(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    state: TrialState,
+    values: Sequence[float] | None,
+    facts: dict[str, Any],
+) -> None:
+    """Tell a study what came of a trial; once more does nothing."""
+    with contextlib.suppress(UpdateFinishedTrialError):  # told before, and the answer was lost
+        # A finished trial takes no attribute any more, so the facts go first.
+        trial.set_user_attr(USER_ATTRIBUTE, facts)
+        study.tell(trial, values, state=state, skip_if_finished=True)
+
+
+def give_back(study: optuna.Study, trial: optuna.Trial, folder: RunFolder) -> None:
+    """Let the next ask give this trial again; a study in memory has no next start, so there it has failed."""
+    storage = study._storage  # noqa: SLF001 - no public way puts a trial back to WAITING
+    if isinstance(storage, optuna.storages.InMemoryStorage):
+        tell(study, trial, TrialState.FAIL, None, {"run": folder.run_id, "failure": "interrupted"})
+    else:
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)  # noqa: SLF001 - the same
+    folder.event("waiting", trial=trial.number)

@@ -1,0 +1,225 @@
+"""Drives `run-study` as a user does: a home of one's own, a tiny study, a real process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from persistent_runner.local_platform.attach import StateFiles, ensure_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from persistent_runner.local_platform.attach import Attachment
+
+DEADLINE = 60
+HOSTILE = """it's a "{hostile}" $HOME földer"""
+BIN = Path(sys.executable).parent
+
+
+def until(reached: Callable[[], object], what: str) -> None:
+    """Wait until a condition holds for which there is no event."""
+    deadline = time.monotonic() + DEADLINE
+    while not reached():
+        assert time.monotonic() < deadline, f"not within {DEADLINE}s: {what}"
+        threading.Event().wait(0.05)
+
+
+@dataclass
+class Driver:
+    """A running command: what it has said so far, by line."""
+
+    process: subprocess.Popen[str]
+    err: list[str] = field(default_factory=list)
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        self._readers = [threading.Thread(target=self._read_err), threading.Thread(target=self._read_out)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self.err.append(line)
+
+    def _read_out(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            self.out = stream.read()
+
+    @property
+    def said(self) -> str:
+        """All of stderr so far."""
+        return "".join(self.err)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until stderr has said something."""
+        until(lambda: text in self.said or self.process.poll() is not None, text)
+        assert text in self.said, self.said
+
+    def end(self) -> int:
+        """Wait for the end; return the exit code."""
+        code = self.process.wait(DEADLINE)
+        for reader in self._readers:
+            reader.join(DEADLINE)
+        return code
+
+
+@dataclass
+class Place:
+    """A user's machine: a home, a state directory, a folder to work in."""
+
+    folder: Path
+    mark: str = field(default_factory=lambda: f"pr-mark-{secrets.token_hex(8)}")
+
+    def __post_init__(self) -> None:
+        for path in (self.home, self.state_home):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def home(self) -> Path:
+        """HOME."""
+        return self.folder / "home"
+
+    @property
+    def state_home(self) -> Path:
+        """XDG_STATE_HOME."""
+        return self.folder / "state"
+
+    @property
+    def state(self) -> Path:
+        """The package's own state directory."""
+        return self.state_home / "persistent_runner"
+
+    @property
+    def runs(self) -> Path:
+        """Where results are kept."""
+        return self.folder / "runs"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Nothing of the tester's own account or settings."""
+        ours = ("PERSISTENT_RUNNER_", "RESCALE_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return kept | {"HOME": str(self.home), "XDG_STATE_HOME": str(self.state_home), "COLUMNS": "100"}
+
+    def study(self, command: str = "", name: str = "tiny", more: str = "", folder: str = "study", **keys: Any) -> Path:
+        """Write a study of x in [0, 1] whose value is x, unless `command` does something else."""
+        path = self.folder / folder
+        path.mkdir(parents=True, exist_ok=True)
+        command = command or "cp parameters.json result.json"
+        keys = {"n_trials": 3, "cores": 2, "core_type": "emerald", "seed": 1, "trial_cores": 1} | keys
+        (path / "study.toml").write_text(
+            f"""
+[study]
+name = "{name}"
+n_trials = {keys["n_trials"]}
+sampler = "random"
+seed = {keys["seed"]}
+[cluster]
+core_type = "{keys["core_type"]}"
+cores = {keys["cores"]}
+walltime = "1h"
+env = {{ PR_TEST_MARK = "{self.mark}" }}
+[space]
+x = {{ type = "float", low = 0.0, high = 1.0 }}
+[trial]
+command = '''{command}'''
+cores = {keys["trial_cores"]}
+[metrics.y]
+file = "result.json"
+json = "x"
+[objectives]
+y = "minimize"
+{more}
+""",
+            encoding="utf-8",
+        )
+        return path
+
+    def start(self, *args: object, program: str = "run-study", **environment: str) -> Driver:
+        """Start a command in the place's folder."""
+        process = subprocess.Popen(
+            [str(BIN / program), *map(str, args)],
+            cwd=self.folder,
+            env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        return Driver(process)
+
+    def run(self, *args: object, code: int = 0, **environment: str) -> Driver:
+        """Run `run-study` to its end, which must have this exit code."""
+        driver = self.start(*args, **environment)
+        assert driver.end() == code, driver.said + driver.out
+        return driver
+
+    def rows(self, name: str = "tiny") -> list[dict[str, str]]:
+        """Return the rows of a study's trials.csv."""
+        with (self.runs / name / "trials.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def events(self, name: str, kind: str) -> list[dict[str, Any]]:
+        """Return a study's events of one kind."""
+        path = self.runs / name / "events.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    @contextmanager
+    def platform(self) -> Iterator[Attachment]:
+        """Hold the place's local platform."""
+        with ensure_process(self.state) as attachment:
+            yield attachment
+
+    @property
+    def platform_address(self) -> Path:
+        """The file that is there while the local platform serves."""
+        return StateFiles(self.state).state
+
+    def processes(self) -> list[int]:
+        """Return the processes that run something of this place: its platform, keepers, trials."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                text = path.read_bytes() + (path.parent / "cmdline").read_bytes()
+                alive = " Z " not in (path.parent / "stat").read_text().rpartition(")")[2][:3]
+            except OSError:
+                continue
+            if alive and any(
+                mark.encode() in text for mark in (self.mark, f"XDG_STATE_HOME={self.state_home}", f"{self.state}\0")
+            ):
+                found.append(int(path.parent.name))
+        return found
+
+
+def unfinished_jobs(platform: Attachment) -> list[str]:
+    """Return the jobs that may still run or cost money, asked from the platform's own API."""
+    session = requests.Session()
+    session.headers["Authorization"] = f"Token {platform.api_key}"
+    with session:
+        jobs = session.get(f"{platform.base_url}/api/v2/jobs/", timeout=30).json()["results"]
+        unfinished = []
+        for job in jobs:
+            url = f"{platform.base_url}/api/v2/jobs/{job['id']}"
+            states = [row["status"] for row in session.get(f"{url}/cluster_statuses/", timeout=30).json()["results"]]
+            submitted = [row["status"] for row in session.get(f"{url}/statuses/", timeout=30).json()["results"]]
+            if submitted and "Stopped" not in states:
+                unfinished.append(job["id"])
+    return unfinished

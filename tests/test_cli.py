@@ -1,0 +1,441 @@
+"""`run-study` and `persistent-runner` as a user meets them: real processes, the local platform, real SSH."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from persistent_runner.local_platform.attach import make_key_pair
+from persistent_runner.rescale.client import RescalePlatform
+from tests.driving import HOSTILE, Place, unfinished_jobs, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A machine of one's own in a hostile folder; nothing of it may run on afterwards."""
+    found = Place(tmp_path / HOSTILE)
+    yield found
+    until(lambda: not found.processes(), f"the end of {found.processes()}")
+    assert not found.platform_address.exists()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A machine with a platform that is served apart, under the profile `lab`, as an account of one's own would be."""
+    place = Place(tmp_path_factory.mktemp("served") / HOSTILE)
+    make_key_pair(place.home / ".ssh key", place.folder / "keys")
+    command = ["platform", "--profile", "lab", "--authorized-keys", "keys"]
+    driver = place.start(*command, program="persistent-runner")
+    until(lambda: (place.home / ".config/rescale/apiconfig").exists() or driver.process.poll() is not None, "ready")
+    yield place
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.end() == 0, driver.said
+    address = json.loads(driver.out)
+    assert sorted(address) == ["api_key", "authorized_keys", "base_url"]
+    until(lambda: not place.processes(), f"the end of {place.processes()}")
+
+
+# -- the way through
+
+
+def test_a_study_from_the_first_line_to_the_last(place) -> None:
+    """A newcomer's first command, in a folder with a hostile name: the result on stdout, the progress on stderr."""
+    study = place.study(f"cp parameters.json result.json; echo '{HOSTILE.replace(chr(39), '')}'")
+    driver = place.run(study)
+
+    assert driver.out.splitlines()[-2] == f"Results: {place.runs / 'tiny'}"
+    assert driver.out.splitlines()[-1].startswith("Best: y = 0.1569 in trial 1 with x = 0.1569")
+    assert "(3 of 3, best 0.156903 in trial 1)" in driver.said
+    assert "nothing is paid" in driver.said
+    assert "is released" in driver.said
+    assert "Best" not in driver.said
+    assert len(place.rows()) == 3
+    assert (place.runs / ".gitignore").read_text() == "*\n"
+    assert json.loads((place.runs / "tiny/trials/00001/result.json").read_text())["x"] == pytest.approx(
+        0.1569, rel=1e-3
+    )
+    assert "Connected to" in (place.runs / "tiny/run.log").read_text("utf-8")
+
+
+def test_the_same_line_again_runs_nothing_and_more_trials_go_on(place) -> None:
+    """The second start shows the table and starts no platform; --n-trials adds; the designs are new ones."""
+    study = place.study()
+    place.run(study)
+    address = place.platform_address
+    until(lambda: not address.exists(), "the end of the platform")
+    before = place.rows()
+
+    again = place.run(study)
+    assert "trial" not in again.said
+    assert not (place.state / "ledger").exists() or "Creating" not in again.said
+    assert "Best: y" in again.out
+    assert place.rows() == before
+
+    place.run(study, "--n-trials", 5, "--max-concurrent", 1)
+    rows = place.rows()
+    assert rows[:3] == before
+    assert len({row["params_x"] for row in rows}) == 5
+
+
+def test_json_is_the_summary_and_quiet_is_quiet(place) -> None:
+    """Scripts read one JSON object, the one that is kept in summary.json; --quiet leaves stderr empty."""
+    driver = place.run(place.study(), "--json", "--quiet", "--set", "study.n_trials=2")
+
+    summary = json.loads(driver.out)
+    assert driver.said == ""
+    assert summary == json.loads((place.runs / "tiny/summary.json").read_text())
+    assert (summary["version"], summary["trials"], summary["n_trials"]) == (1, {"COMPLETE": 2}, 2)
+    assert summary["best"][0]["values"] == {"y": summary["best"][0]["params"]["x"]}
+
+
+def test_check_leases_nothing(place) -> None:
+    """--check shows trial 0, the job, the nodes and the price; it writes its own folder and nothing else."""
+    study = place.study()
+    (study / "case").mkdir()
+    (study / "case" / "deck.inp.j2").write_text("x is @{ x | fixed(3) }@\n")
+    driver = place.run(study, "--check", "--set", 'trial.inputs=["case/"]', "--runs-dir", "else where")
+    machine = json.loads(place.run(study, "--check", "--json").out)
+
+    check = place.folder / "else where/tiny/check"
+    assert (check / "deck.inp").read_text() == "x is 0.798\n" or "x is 0." in (check / "deck.inp").read_text()
+    assert sorted(path.name for path in (place.folder / "else where/tiny").iterdir()) == ["check"]
+    assert driver.out.endswith("Nothing was leased.\n")
+    assert "2 trials at a time" in driver.out
+    assert "an hour" in driver.out
+    assert machine["nodes"] == 1
+    assert not (place.state / "ledger").exists() or not list((place.state / "ledger").iterdir())
+
+
+def test_help_and_version(place) -> None:
+    """Both programs and the module explain themselves."""
+    for program, args in (
+        ("run-study", ["-h"]),
+        ("persistent-runner", ["--help"]),
+        ("python", ["-m", "persistent_runner", "-h"]),
+    ):
+        driver = place.start(*args, program=program)
+        assert driver.end() == 0
+        assert "Usage: " in driver.out
+    assert "130 interrupted" in place.run("--help").out
+    assert "0.1" in place.run("--version").out
+
+
+# -- failures of trials
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("true", "there is no file result.json"),
+        ('echo \'{"x": "thin"}\' > result.json', 'holds "thin", which is not a number'),
+        ("echo '{\"x\": NaN}' > result.json", "which is not a finite number"),
+        ("ln -s /etc/hostname result.json", "a symbolic link"),
+        ("echo it is broken; exit 3", "ended with exit code 3"),
+    ],
+    ids=["missing", "text", "nan", "symlink", "exit code"],
+)
+def test_a_result_that_is_none_fails_its_trial(place, command, said) -> None:
+    """File and rule are named; after so many failures in a row the study ends with 1, and the cluster is released."""
+    study = place.study(command)
+    driver = place.run(study, "--set", "study.max_consecutive_failures=2", "--max-concurrent", 1, code=1)
+
+    assert said in driver.said
+    assert "2 trials failed one after another" in driver.said
+    assert "Mend the cause" in driver.said
+    assert "is released" in driver.said
+    assert [row["state"] for row in place.rows()] == ["FAIL", "FAIL"]
+    assert said in place.rows()[0]["failure"]
+
+
+def test_a_bug_in_a_python_objective_is_shown_and_the_cluster_released(place) -> None:
+    """The user's own traceback, exit code 1, nothing left running; catch and WorkDir work as in Python."""
+    study = place.study()
+    toml = (study / "study.toml").read_text("utf-8")
+    head, _, _ = toml.partition("[trial]")
+    (study / "study.toml").write_text(
+        f'{head}[trial]\nobjective = "mine.py:objective"\n[objectives]\ny = "minimize"\n', encoding="utf-8"
+    )
+    (study / "mine.py").write_text(
+        "def objective(trial, work):\n"
+        "    x = trial.suggest_float('x', 0, 1)\n"
+        "    assert work.run('nproc').output.strip().isdigit()\n"
+        "    if trial.number == 1:\n"
+        "        return {}['my bug']\n"
+        "    return x\n"
+    )
+    driver = place.run(study, code=1)
+
+    assert "KeyError: 'my bug'" in driver.said
+    assert "mine.py" in driver.said
+    assert "is released" in driver.said
+    assert [row["state"] for row in place.rows()] == ["COMPLETE", "FAIL"]
+
+
+def test_max_time_ends_with_5(place) -> None:
+    """A start that runs out of its max_time releases, says how to go on, and is told from one that is done."""
+    study = place.study("sleep 0.3; cp parameters.json result.json")
+    driver = place.run(study, "--set", "study.max_time=0.2s", "--max-concurrent", 1, code=5)
+
+    assert "max_time" in driver.said
+    assert len(place.rows()) == 1
+    assert "is released" in driver.said
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nowhere"], "nowhere"),
+        (["study", "--set", "study.n_trails=4"], "n_trials"),
+        (["study", "--set", "cluster.core_type=emerld"], "emerald"),
+        (["study", "--set", "cluster.cores=3", "--set", "trial.cores=3"], "cores"),
+        (["study", "--profile", "nobody"], "apiconfig"),
+        (["study", "--n-trials", "0"], "--n-trials"),
+    ],
+    ids=["no file", "unknown key", "core type", "core count", "profile", "usage"],
+)
+def test_bad_input_ends_with_2_before_anything_is_leased(place, args, said) -> None:
+    """What is wrong is named, with what is near it; nothing is created."""
+    place.study()
+    driver = place.run(*args, code=2)
+
+    assert said in driver.said
+    assert "Traceback" not in driver.said
+    assert "Creating job" not in driver.said
+
+
+def test_broken_toml(place) -> None:
+    """The line is named."""
+    path = place.study()
+    (path / "study.toml").write_text("[study]\nn_trials = \n", encoding="utf-8")
+    assert "line 2" in place.run(path, code=2).said
+
+
+def test_a_study_that_changed_is_refused_with_the_difference(place) -> None:
+    """Results of another space are not mixed with the old ones."""
+    study = place.study()
+    place.run(study)
+    driver = place.run(study, "--set", "space.x.high=2.0", code=2)
+
+    assert '"high": 1.0' in driver.said
+    assert '"high": 2.0' in driver.said
+    assert "--runs-dir" in driver.said
+
+
+def test_a_storage_that_cannot_be_opened_does_not_show_its_password(place) -> None:
+    """The URL is shown without its password, and what to do."""
+    url = "mysql+nosuchdriver://me:hunter2@db.example.com/wing"
+    for flags in ([], ["--verbose"]):
+        driver = place.run(place.study(), "--set", f"study.storage={url}", *flags, code=2)
+        assert "[study] storage" in driver.said
+        assert "db.example.com" in driver.said
+        assert "hunter2" not in driver.said
+    assert "hunter2" not in (place.runs / "tiny/run.log").read_text()
+
+
+# -- accounts
+
+
+def test_a_profile_leases_on_the_platform_that_it_names(served) -> None:
+    """An account of apiconfig and a key of one's own do what the local platform does, and start no local platform."""
+    key = served.home / ".ssh key"
+    driver = served.run(served.study(), "--profile", "lab", PERSISTENT_RUNNER_SSH_KEY=str(key))
+
+    assert "on lab (http://127.0.0.1:" in driver.said
+    assert len(served.rows()) == 3
+    assert not served.platform_address.exists()
+
+
+def test_a_wrong_api_key_ends_with_3(served) -> None:
+    """The platform's own words, which profile it was, and never the key."""
+    config = served.home / ".config/rescale/apiconfig"
+    url = next(line.partition("= ")[2] for line in config.read_text().splitlines() if line.startswith("apibaseurl"))
+    environment = {"RESCALE_API_KEY": "hunter2hunter2", "RESCALE_API_BASE_URL": url}
+    key = str(served.home / ".ssh key")
+    driver = served.run(
+        served.study(name="refused"), "--profile", "env", code=3, PERSISTENT_RUNNER_SSH_KEY=key, **environment
+    )
+    assert "hunter2" not in driver.said
+    assert "refused the API key (Invalid token.)" in driver.said
+
+
+def test_a_platform_that_costs_money_is_refused_and_may_be_checked(place) -> None:
+    """This version leases on loopback alone and says why; --check gets past that, to the platform itself."""
+    config = place.home / ".config/rescale/apiconfig"
+    config.parent.mkdir(parents=True)
+    config.write_text("[real]\napibaseurl = https://nobody.invalid\napikey = hunter2\n")
+    config.chmod(0o600)
+    (place.home / ".ssh").mkdir()
+    make_key_pair(place.home / ".ssh/id_ed25519", place.folder / "keys")
+
+    driver = place.run(place.study(), "--profile", "real", code=2)
+    assert "lease safety" in driver.said
+    assert "--check" in driver.said
+    checked = place.start(place.study(), "--profile", "real", "--check", PERSISTENT_RUNNER_POLL="1s")
+    until(lambda: "nobody.invalid" in checked.said or checked.process.poll() is not None, "the call")
+    checked.process.send_signal(signal.SIGINT)
+    checked.end()
+    assert "lease safety" not in checked.said
+
+
+def test_ssh_keys_that_cannot_be_used_are_named_before_money_is_spent(served) -> None:
+    """An unreadable key, a PKCS8 key, a missing one: each says the file and what to do."""
+    key = generate_private_key(65537, 2048)
+    pkcs8 = served.folder / "pkcs8"
+    pkcs8.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    pkcs8.chmod(0o600)
+    text = served.folder / "no key"
+    text.write_text("this is no key\n")
+    study = served.study(name="keys")
+    for path, said in ((pkcs8, "ssh-keygen -p"), (text, "no key"), (served.folder / "missing", "missing")):
+        driver = served.run(study, "--profile", "lab", code=2, PERSISTENT_RUNNER_SSH_KEY=str(path))
+        assert said in driver.said
+        assert "Creating job" not in driver.said
+    none = served.run(study, "--profile", "lab", code=2)
+    assert "PERSISTENT_RUNNER_SSH_KEY" in none.said
+
+
+# -- two drivers, interrupts
+
+
+def test_a_second_driver_is_refused_and_told_of_the_first(place) -> None:
+    """Two terminals, one study: the second names the first's process and host."""
+    study = place.study(
+        "while [ ! -e ../../../go ] && [ ! -e $GO ]; do sleep 0.05; done; cp parameters.json result.json"
+    )
+    go = place.folder / "go"
+    first = place.start(study, "--set", f'cluster.env={{GO="{place.folder.parent}/go"}}')
+    first.wait_for("Connected to")
+    until(lambda: place.events("tiny", "start"), "a trial")
+    second = place.run(study, code=2)
+    (go.parent.parent / "go").touch()
+
+    assert first.end() == 0, first.said
+    assert f"process {first.process.pid} on {os.uname().nodename}" in second.said
+
+
+SLEEPING = "sleep 600; cp parameters.json result.json"
+MOMENTS = {
+    "starting": (SLEEPING, "", 1),
+    "waiting": (SLEEPING, "is submitted", 1),
+    "setup": (SLEEPING, "setup: sleep 601", 1),
+    "running": (SLEEPING, None, 2),
+    "releasing": ("cp parameters.json result.json", "asking for its stop", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_at_any_moment_leaves_nothing(place, moment, number) -> None:
+    """No trial's process, no unfinished job, and the platform itself ends; the exit code is 130."""
+    command, said, times = MOMENTS[moment]
+    more = '[setup]\ncommand = "sleep 601"' if moment == "setup" else ""
+    study = place.study(command, more=more)
+    with place.platform() as platform:
+        driver = place.start(study)
+        if said:
+            driver.wait_for(said)
+        elif said is None:
+            until(lambda: len(place.events("tiny", "start")) == 2 and sleepers(place), "two trials")
+        else:
+            until((place.runs / "tiny/driver.json").exists, "the driver")
+        for n in range(times if number == signal.SIGINT else 1):
+            if n:
+                driver.wait_for("no new trials")
+            driver.process.send_signal(number)
+
+        assert driver.end() == 130, driver.said
+        assert unfinished_jobs(platform) == []
+        assert sleepers(place) == []
+    if moment == "running":
+        assert [row["state"] for row in place.rows()] == ["WAITING", "WAITING"]
+        assert "may still run" not in driver.said
+
+
+def sleepers(place: Place) -> list[int]:
+    """Return the trials' own processes."""
+    found = []
+    for pid in place.processes():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\x0060"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def test_three_interrupts_leave_and_say_what_still_runs(place) -> None:
+    """Who presses a third time is not kept waiting: exit 4, the job's id, and until when it can run."""
+    study = place.study(SLEEPING)
+    with place.platform():
+        driver = place.start(study)
+        until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
+        for said in ("no new trials", "stopping the trials", None):
+            driver.process.send_signal(signal.SIGINT)
+            if said:
+                driver.wait_for(said)
+        assert driver.end() == 4, driver.said
+
+    job_id = driver.said.partition("Job ")[2].partition(":")[0]
+    assert f"Job {job_id} may still run and cost money" in driver.said
+    assert "It ends by itself at the latest about 20" in driver.said
+    assert f"/jobs/{job_id}/" in driver.said
+
+
+def test_one_interrupt_lets_running_trials_finish_and_the_next_start_goes_on(place) -> None:
+    """Ctrl-C once loses nothing: the trials that ran are complete, the rest is for the same line again."""
+    study = place.study('while [ ! -e "$GO" ]; do sleep 0.05; done; cp parameters.json result.json')
+    go = place.folder.parent / "go"
+    env = ["--set", f'cluster.env={{GO="{go}"}}']
+    driver = place.start(study, *env)
+    until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
+    driver.process.send_signal(signal.SIGINT)
+    driver.wait_for("no new trials; the 2 running may finish")
+    go.touch()
+
+    assert driver.end() == 130, driver.said
+    assert len(place.rows()) == 2
+    assert "Best: y" in driver.out
+    place.run(study, *env)
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+
+
+def test_a_killed_driver_loses_nothing(place) -> None:
+    """SIGKILL: the next start tells what was committed and runs the rest, each design once; its cluster is a new one."""
+    study = place.study(
+        'while [ ! -e "$GO" ] && [ $TRIAL_NUMBER != 0 ]; do sleep 0.05; done; cp parameters.json result.json'
+    )
+    go = place.folder.parent / "go"
+    env = ["--set", f'cluster.env={{GO="{go}"}}']
+    with place.platform() as platform:
+        driver = place.start(study, *env)
+        until(lambda: len(place.events("tiny", "start")) == 3, "three trials")
+        driver.process.kill()
+        driver.end()
+        (killed,) = unfinished_jobs(platform)
+        # what a killed driver leaves is for its walltime in this version; its owner stops it
+        RescalePlatform(platform.base_url, platform.api_key).stop(killed)
+        go.touch()
+        place.run(study, *env)
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    attempts = [(event["trial"], event["attempt"]) for event in place.events("tiny", "start")]
+    assert sorted(attempts) == [(0, 1), (1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_nothing_of_the_user_is_open_to_others(place) -> None:
+    """State and keys are for the user alone."""
+    place.run(place.study(), "--n-trials", 1)
+    assert stat.S_IMODE(place.state.stat().st_mode) == 0o700

@@ -1,0 +1,234 @@
+"""Trials onto nodes: how many at a time, the setup once, a thread and a folder for each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import paramiko
+import pytest
+
+from persistent_runner.errors import AttemptLost, CommandFailed, ConfigError, ConnectionLost, LeaseLost
+from persistent_runner.lease.manager import ClusterLease, Setup, lease_name
+from persistent_runner.lease.platform import LeaseRequest
+from persistent_runner.local_platform.local import LocalRescale
+from persistent_runner.pool import Pool, trials_at_a_time
+from persistent_runner.remote.ssh import Login, public_line
+from persistent_runner.rescale.client import RescalePlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from persistent_runner.remote.workdir import WorkDir
+
+DEADLINE = 30.0  # seconds
+
+
+@pytest.fixture(scope="module")
+def rescale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRescale]:
+    """Run the local platform."""
+    with LocalRescale(tmp_path_factory.mktemp("platform")) as platform:
+        yield platform
+
+
+class Pools:
+    """Leases clusters and opens pools on them; ends all of them."""
+
+    def __init__(self, rescale: LocalRescale, folder: Path) -> None:
+        self.platform = RescalePlatform(rescale.base_url, rescale.api_key)
+        self.folder = folder / "a {b} $c 'é\" d"
+        self.folder.mkdir()
+        self._key = paramiko.ECDSAKey.generate()
+        self._pools: list[Pool] = []
+        self._leases: list[ClusterLease] = []
+
+    def lease(self, setup: Setup | None = None, **changes: Any) -> ClusterLease:
+        request = LeaseRequest(
+            name=lease_name("pool"),
+            command="sleep inf",
+            core_type="emerald",
+            cores=2,
+            walltime=timedelta(hours=1),
+            public_key=public_line(self._key),
+            env={"LICENCE": "1055@host"},
+        ).model_copy(update=changes)
+        lease = ClusterLease(
+            self.platform,
+            request,
+            connect=Login(self._key, key_name="key").connect,
+            poll=timedelta(seconds=0.02),
+            setup=setup,
+        )
+        self._leases.append(lease)
+        lease.acquire()
+        return lease
+
+    def pool(self, lease: ClusterLease | None = None, **options: Any) -> Pool:
+        options = {"run": "study.1", "folder": self.folder, "inputs_root": self.folder, "trial_cores": 1, **options}
+        pool = Pool(lease or self.lease(), **options)
+        self._pools.append(pool)
+        pool.open()
+        return pool
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.close()
+        for lease in self._leases:
+            lease.release()
+        self.platform.close()
+
+
+@pytest.fixture
+def pools(rescale: LocalRescale, tmp_path: Path) -> Iterator[Pools]:
+    """Make pools on the local platform."""
+    made = Pools(rescale, tmp_path)
+    yield made
+    made.close()
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("node", "trial", "most", "expected"),
+    [(36, 36, None, 1), (36, 18, None, 2), (36, 10, None, 3), (36, 10, 2, 2), (36, 72, None, 1), (36, 1, 50, 36)],
+)
+def test_trials_at_a_time(node: int, trial: int, most: int | None, expected: int) -> None:
+    """As many as fit the node's cores, never more than asked for, never none."""
+    assert trials_at_a_time(node, trial, most) == expected
+
+
+def test_trials_run_together(pools: Pools) -> None:
+    """Trials that each wait for the other one end: they run at the same time, each in its own directory and folder."""
+    pool = pools.pool()
+    assert pool.capacity == 2
+
+    def task(work: WorkDir) -> str:
+        other = "00001.1" if work.attempt == "00000.1" else "00000.1"
+        work.run(f"touch here; until [ -e ../{other}/here ]; do sleep 0.01; done; echo $TRIAL_NUMBER $LICENCE > out")
+        return work.pull("out").read_text()
+
+    futures = [pool.submit(number, 1, task) for number in range(2)]
+    assert [future.result(60) for future in futures] == ["0 1055@host\n", "1 1055@host\n"]
+    assert sorted(path.parent.name for path in pools.folder.glob("trials/*/out")) == ["00000", "00001"]
+
+
+def test_a_finished_attempt_leaves_the_node(pools: Pools) -> None:
+    """What came back whole is deleted on the node, what failed stays there to be looked at."""
+    pool = pools.pool()
+    good = pool.submit(0, 1, lambda work: work.run("pwd").output.strip()).result(60)
+    bad = pool.submit(1, 1, lambda work: work.run("pwd; exit 3"))
+    with pytest.raises(CommandFailed):
+        bad.result(60)
+    from pathlib import Path
+
+    until(lambda: not Path(good).exists(), "the attempt's directory goes")
+    assert Path(good).with_name("00001.1").is_dir()
+
+
+def test_all_cores_by_default(pools: Pools) -> None:
+    """Without a word about cores a trial has the whole cluster, so one runs at a time."""
+    pool = pools.pool(trial_cores=None)
+    assert pool.capacity == 1
+    assert pool.submit(0, 1, lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "2\n"
+
+
+def test_a_trial_too_big(pools: Pools) -> None:
+    """A trial that can never fit is refused."""
+    with pytest.raises(ConfigError, match="a trial of 3 cores does not fit a cluster of 2"):
+        pools.pool(trial_cores=3)
+
+
+def test_setup_once_a_lease(pools: Pools) -> None:
+    """The setup runs before the first trial and once on a lease, however often a study starts on it."""
+    (pools.folder / "solver").mkdir()
+    (pools.folder / "solver" / "tool.sh").write_text("echo from the setup")
+    lease = pools.lease(Setup(("solver/",), "echo x >> counter", pools.folder))
+    told = []
+    for attempt in (1, 2):
+        pool = pools.pool(lease)
+        told.append(
+            pool.submit(0, attempt, lambda work: work.run("sh $SETUP_DIR/tool.sh; cat $SETUP_DIR/counter").output)
+        )
+        told[-1].result(60)
+        pool.close()
+    assert [future.result().splitlines() for future in told] == [["from the setup", "x"]] * 2
+    assert (pools.folder / "setup" / "command-1.log").exists()
+
+
+def test_a_changed_setup_runs(pools: Pools) -> None:
+    """Another setup on the same lease is another one: it runs, and trials see its folder."""
+    lease = pools.lease(Setup((), "echo one > which", pools.folder))
+    pools.pool(lease).close()
+    lease.setup = Setup((), "echo two > which", pools.folder)
+    pool = pools.pool(lease)
+    assert pool.submit(0, 1, lambda work: work.run("cat $SETUP_DIR/which").output).result(60) == "two\n"
+
+
+def test_a_failed_setup(pools: Pools) -> None:
+    """A setup that fails ends the start with its command, its last lines and where the log is."""
+    lease = pools.lease(Setup((), "echo no such package; exit 9", pools.folder))
+    with pytest.raises(
+        CommandFailed, match=r"the setup: `echo no[^`]*` ended with exit code 9 [\s\S]*no such package"
+    ) as caught:
+        pools.pool(lease)
+    assert str(pools.folder / "setup") in caught.value.remedy
+
+
+def test_stop(pools: Pools) -> None:
+    """Stopping ends every running trial with its processes; their attempts count as lost."""
+    pool = pools.pool()
+    started = threading.Barrier(3)
+
+    def task(work: WorkDir) -> None:
+        work.run("echo begun; sleep 600", on_line=lambda _: started.wait(DEADLINE))
+
+    futures = [pool.submit(number, 1, task) for number in range(2)]
+    started.wait(DEADLINE)
+    pool.stop()
+    for future in futures:
+        with pytest.raises(AttemptLost, match="was stopped"):
+            future.result(60)
+    assert "sleep 600" not in pools.platform.log(pools._leases[0].job_id)
+
+
+def test_close_with_running_trials(pools: Pools) -> None:
+    """Closing leaves no thread behind; what waited learns that the link is gone."""
+    pool = pools.pool()
+    begun = threading.Event()
+    future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
+    assert begun.wait(DEADLINE)
+    pool.close()
+    with pytest.raises(ConnectionLost, match="the link was closed"):
+        future.result(0)
+    assert not [thread for thread in threading.enumerate() if thread.name == "trial 0"]
+
+
+def test_the_objectives_own_exception(pools: Pools) -> None:
+    """What an objective raises comes out of its future as it is."""
+    pool = pools.pool()
+
+    def task(work: WorkDir) -> None:
+        raise ZeroDivisionError(work.attempt)
+
+    with pytest.raises(ZeroDivisionError, match=r"00004\.2"):
+        pool.submit(4, 2, task).result(60)
+
+
+def test_the_cluster_is_gone(pools: Pools) -> None:
+    """When the job ends under running trials, they hear it as the loss of the lease, with the platform's reason."""
+    pool = pools.pool()
+    begun = threading.Event()
+    future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
+    assert begun.wait(DEADLINE)
+    pools.platform.stop(pools._leases[0].job_id, force=True)
+    with pytest.raises(LeaseLost, match="ended"):
+        future.result(60)

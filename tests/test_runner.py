@@ -1,0 +1,124 @@
+"""The Python API on the local platform, as the README shows it."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from persistent_runner import ConfigError, LeaseLost, lease, optimize, trials_table
+from persistent_runner.study.storage import quiet_optuna
+from tests.driving import HOSTILE, Place, unfinished_jobs, until
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A machine of one's own for this module; its platform ends with it."""
+    place = Place(tmp_path_factory.mktemp("api") / HOSTILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(place.home))
+        patch.setenv("XDG_STATE_HOME", str(place.state_home))
+        quiet_optuna()
+        with place.platform():
+            yield place
+    until(lambda: not place.platform_address.exists(), "the end of the platform")
+
+
+@pytest.fixture
+def place(home, monkeypatch):
+    monkeypatch.chdir(home.folder)
+    with home.platform() as platform:
+        yield home
+        assert unfinished_jobs(platform) == []
+
+
+def a_lease(name: str = "beam", **changes):
+    return lease(name, **({"core_type": "emerald", "cores": 2, "walltime": "8h"} | changes))
+
+
+def objective(trial: optuna.Trial, work) -> float:
+    assert work.connection.is_connected
+    work.push("case", height=trial.suggest_float("height", 0.02, 0.2))
+    work.run("cp deck.inp out.txt; echo done", timeout="20m")
+    return float(work.pull("out.txt").read_text())
+
+
+def test_lease_optimize_and_table(place) -> None:
+    """The README's example: a Fabric connection by hand, a study, twenty more of it, the table."""
+    (place.folder / "case").mkdir(exist_ok=True)
+    (place.folder / "case/deck.inp.j2").write_text("@{ height }@\n")
+    study = optuna.create_study(study_name="beam v2", storage="sqlite:///beam.db", load_if_exists=True)
+    with a_lease() as cluster:
+        assert cluster.connection.run("nproc", hide=True).stdout.strip().isdigit()
+        assert (cluster.head_node.address, len(cluster.nodes)) == ("127.0.0.1", 1)
+        optimize(study, objective, cluster, n_trials=2, trial_cores=1)
+        optimize(study, objective, cluster, n_trials=1, trial_cores=1)
+        optimize(study, objective, cluster, total_trials=3)
+    table = trials_table(study)
+
+    assert list(table["state"]) == ["COMPLETE"] * 3
+    assert list(table["value"]) == list(table["params_height"])
+    runs = place.runs / "beam-v2"
+    assert (runs / "trials.csv").exists()
+    assert (runs / "trials/00002/out.txt").exists()
+    assert cluster.state.stopped
+
+
+def test_a_lease_can_be_held_by_hand(place) -> None:
+    """Acquire and release, for a notebook; the second release does nothing; afterwards there is no connection."""
+    cluster = a_lease(setup_command="echo prepared > ready.txt")
+    cluster.acquire()
+    study = optuna.create_study(study_name="by hand")
+    optimize(
+        study,
+        lambda _trial, work: float(work.run('cat "$SETUP_DIR/ready.txt"').output == "prepared\n"),
+        cluster,
+        total_trials=1,
+    )
+    cluster.release()
+    cluster.release(force=True)
+
+    assert study.best_value == 1.0
+    with pytest.raises(LeaseLost):
+        cluster.connect()
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_an_objective_raises_reaches_the_caller_and_the_cluster_goes(place, kind) -> None:
+    """A bug, or a KeyboardInterrupt of the objective's own, leaves the with statement; the job is stopped."""
+    study = optuna.create_study(study_name="bug")
+
+    def broken(_trial, _work) -> float:
+        raise kind("mine")
+
+    with pytest.raises(kind, match="mine"), a_lease() as cluster:
+        optimize(study, broken, cluster, n_trials=1)
+    assert cluster.state.stopped
+    assert study.trials[0].state == optuna.trial.TrialState.FAIL
+
+
+def test_catch_lets_a_study_go_on(place) -> None:
+    """catch= is Optuna's: such a trial fails, and the next one runs."""
+    study = optuna.create_study(study_name="catch")
+
+    def sometimes(trial, _work) -> float:
+        if trial.number == 0:
+            raise ValueError("no mesh")
+        return 1.0
+
+    with a_lease() as cluster:
+        optimize(study, sometimes, cluster, n_trials=2, catch=(ValueError,))
+    assert list(trials_table(study)["failure"]) == ["ValueError: no mesh", ""]
+
+
+def test_wrong_arguments_are_named_before_anything_is_leased(place) -> None:
+    """A core type, a core count or a duration that does not exist, and n_trials with total_trials."""
+    with pytest.raises(ConfigError, match="emerald"):
+        a_lease(core_type="emerld")
+    with pytest.raises(ConfigError, match="cores"):
+        a_lease(cores=3)
+    with pytest.raises((ConfigError, ValueError), match="20m"):
+        a_lease(walltime="eight")
+    study = optuna.create_study()
+    for arguments in ({}, {"n_trials": 1, "total_trials": 1}):
+        with pytest.raises(ConfigError, match="n_trials or total_trials"):
+            optimize(study, objective, a_lease(), **arguments)
