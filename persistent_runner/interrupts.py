@@ -1,14 +1,15 @@
-"""Signals, counted: the main thread decides what each count means."""
+"""Signals, counted, and the ways out of a process: the main thread decides what each count means."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
 
@@ -63,3 +64,33 @@ class Interrupts:
             raise Leave
         if self._at_once:
             raise KeyboardInterrupt
+
+
+class ExitGuard:
+    """While it is installed, this process does not end on purpose without calling `release`.
+
+    SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as Ctrl-C does, where nobody else has a handler for
+    them; and the interpreter calls `release` before it exits.
+    """
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
+        self._signals: list[int] = []
+
+    def install(self) -> None:
+        """Watch the ways out."""
+        atexit.register(self._release)
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
+                    self._signals.append(number)
+
+    def remove(self) -> None:
+        """There is nothing left to release."""
+        atexit.unregister(self._release)
+        if threading.current_thread() is threading.main_thread():
+            for number in self._signals:
+                signal.signal(number, signal.SIG_DFL)
+            self._signals.clear()

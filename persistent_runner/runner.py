@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
+from pydantic import ValidationError
 
 from persistent_runner.duration import parse_duration
 from persistent_runner.errors import ConfigError, PlatformError
 from persistent_runner.interrupts import Interrupts, Leave
+from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.keeper import job_command
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import ClusterLease, Setup, lease_name
+from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest, Quote, Software
 from persistent_runner.pool import Pool
 from persistent_runner.remote import ssh
@@ -32,7 +34,7 @@ from persistent_runner.site import Site, choose_platform, line_before_money
 from persistent_runner.study.loop import Loop, StorageAway
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.progress import Limits, settled
-from persistent_runner.study.results import trials_table
+from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.spec import StudySpec
@@ -76,22 +78,29 @@ def lease(
     or in PERSISTENT_RUNNER_PROFILE) the cluster is leased on the local platform. Raises ConfigError before anything
     is spent.
     """
-    request = LeaseRequest(
-        name=lease_name(name),
-        command="",
-        core_type=core_type,
-        cores=cores,
-        walltime=parse_duration(walltime),
-        priority=priority,  # type: ignore[arg-type]  # pydantic checks it
-        project=project,
-        software=tuple(Software.model_validate(tile) for tile in software),
-        env=dict(env or {}),
-    )
+    try:
+        queue = parse_duration(max_queue)
+        request = LeaseRequest(
+            name=lease_name(name),
+            command="",
+            core_type=core_type,
+            cores=cores,
+            walltime=parse_duration(walltime),
+            priority=priority,  # type: ignore[arg-type]  # pydantic checks it
+            project=project,
+            software=tuple(Software.model_validate(tile) for tile in software),
+            env=dict(env or {}),
+        )
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, flaw['loc']))}: {flaw['msg']}" for flaw in error.errors())
+        raise ConfigError(f"lease: {wrong}", remedy="Nothing was leased.") from None
+    except ValueError as error:
+        raise ConfigError(f"lease: {error}", remedy="Nothing was leased.") from None
     setup = Setup(tuple(setup_inputs), setup_command, Path.cwd()) if setup_inputs or setup_command else None
     site = choose_platform(load_settings(profile=profile))
     try:
         request = complete(request, site)
-        found = _lease(site, request, site.platform.quote(request), setup=setup, max_queue=parse_duration(max_queue))
+        found = _lease(site, request, site.platform.quote(request), setup=setup, max_queue=queue)
         weakref.finalize(found, site.close)  # one that is never acquired is never released
     except BaseException:
         site.close()
@@ -171,7 +180,7 @@ def optimize(
                 catch=catch,
             )
         finally:
-            _write_table(folder, study)
+            write_table(folder, study)
     if interrupts.count:
         raise KeyboardInterrupt
 
@@ -292,7 +301,7 @@ def run_study(
                 raise
         finally:
             with contextlib.suppress(StorageInternalError):  # whatever ended the study is more important
-                run.table = _write_table(folder, run.study)
+                run.table = write_table(folder, run.study)
                 run.summary |= summarize(spec, run.study)
                 folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
         if run.table is None:
@@ -389,12 +398,3 @@ def setup_of(spec: StudySpec) -> Setup | None:
     """Return what a study does once on every new lease."""
     setup = spec.setup
     return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None
-
-
-# -- results
-
-
-def _write_table(folder: RunFolder, study: optuna.Study) -> pd.DataFrame:
-    table = trials_table(study)
-    folder.write("trials.csv", table.to_csv(index=False, lineterminator="\n"))
-    return table

@@ -8,7 +8,6 @@ import re
 import secrets
 import threading
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +23,8 @@ from persistent_runner.errors import (
     ReleaseUnconfirmed,
     RunnerError,
 )
+from persistent_runner.interrupts import ExitGuard
+from persistent_runner.lease.cluster import Cluster
 from persistent_runner.lease.ledger import NotRecorded
 from persistent_runner.lease.meter import Meter
 from persistent_runner.lease.platform import LeaseState
@@ -33,8 +34,8 @@ from persistent_runner.recovery import recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from persistent_runner.lease.cluster import Setup
     from persistent_runner.lease.ledger import LeasePhase, Ledger, Record
     from persistent_runner.lease.platform import LeaseRequest, Platform, Quote, SavedJob
     from persistent_runner.remote.node import Node
@@ -42,24 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_LINES = 10
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The machines of one launch of a job, the head node first; a re-launch is `generation` + 1."""
-
-    job_id: str
-    nodes: tuple[Node, ...]
-    generation: int
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is done once on every new lease: the inputs and the command of `[setup]`, and the folder they lie in."""
-
-    inputs: tuple[str, ...]
-    command: str
-    folder: Path
 
 
 def lease_name(study: str) -> str:
@@ -115,6 +98,7 @@ class ClusterLease:
         self._record: Record | None = None
         self._cluster: Cluster | None = None
         self._connection: Any = None
+        self._guard = ExitGuard(self.release)
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -187,6 +171,7 @@ class ClusterLease:
                 return self._cluster
             if self._phase is not None:
                 raise RunnerError("This lease has ended.", remedy="Make a new one.")
+            self._guard.install()
             try:
                 self._create()
                 self._submit()
@@ -338,6 +323,7 @@ class ClusterLease:
                 raise self.unconfirmed("the release was interrupted") from error
             self._meter.close()
             self._enter("closed")
+            self._guard.remove()
             if self._on_released:
                 self._on_released()
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from persistent_runner.study.run_folder import RunFolder
+
 USER_ATTRIBUTE = "persistent_runner"
 """Of a study: {"objectives": [names]}. Of a trial: what `trials_table` shows beside Optuna's own facts."""
 
@@ -281,6 +283,13 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     columns["started"] = pd.Series([trial.datetime_start for trial in trials], dtype="datetime64[us]")
     columns["ended"] = pd.Series([trial.datetime_complete for trial in trials], dtype="datetime64[us]")
     return pd.DataFrame(columns)
+
+
+def write_table(folder: RunFolder, study: optuna.Study) -> pd.DataFrame:
+    """Write the table as `trials.csv` of a run folder, and return it."""
+    table = trials_table(study)
+    folder.write("trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    return table
 
 
 _OWN_COLUMNS = {

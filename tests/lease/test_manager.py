@@ -22,7 +22,8 @@ from persistent_runner.errors import (
     RunnerError,
 )
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import Setup, lease_name
+from persistent_runner.lease.cluster import Setup
+from persistent_runner.lease.manager import lease_name
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.recovery import Backoff
 from persistent_runner.rescale.api import Endpoints
