@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLOSE_SECONDS = 5.0  # for a trial's thread to see that its link is gone
+
 Result = TypeVar("Result")
 
 
@@ -57,7 +59,7 @@ class Pool:
         self._max_concurrent = max_concurrent
         self._delimiters = delimiters
         self._lock = threading.Lock()
-        self._running: set[WorkDir] = set()
+        self._running: dict[WorkDir, threading.Thread] = {}
         self._setup: str | None = None
         self.capacity = 0
         self.node = ""
@@ -93,8 +95,6 @@ class Pool:
         folder = self._folder / "trials" / f"{number:05d}"
         workdir = self._workdir(f"{number:05d}.{attempt}", number, folder, self._inputs_root)
         future: Future[Result] = Future()
-        with self._lock:
-            self._running.add(workdir)
 
         def work() -> None:
             try:
@@ -106,9 +106,11 @@ class Pool:
                 future.set_result(result)
             finally:
                 with self._lock:
-                    self._running.discard(workdir)
+                    del self._running[workdir]
 
-        threading.Thread(target=work, name=f"trial {number}", daemon=True).start()
+        with self._lock:
+            self._running[workdir] = thread = threading.Thread(target=work, name=f"trial {number}", daemon=True)
+            thread.start()
         return future
 
     def stop(self) -> None:
@@ -119,8 +121,12 @@ class Pool:
             workdir.stop()
 
     def close(self) -> None:
-        """End the agent. What still runs on the node goes on."""
+        """End the agent. What still runs on the node goes on; its futures fail with ConnectionLost."""
         self._link.close()
+        with self._lock:
+            threads = list(self._running.values())
+        for thread in threads:  # an objective that computes for long is not waited for
+            thread.join(CLOSE_SECONDS)
 
     def _workdir(self, attempt: str, number: int, folder: Path, inputs_root: Path, label: str = "") -> WorkDir:
         return WorkDir(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paramiko
 import pytest
 
 from persistent_runner.errors import AttemptLost, CommandFailed, ConfigError, ConnectionLost, LeaseLost
-from persistent_runner.lease.manager import ClusterLease, Setup, lease_name
+from persistent_runner.lease.cluster import Setup
+from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.pool import Pool, trials_at_a_time
@@ -20,7 +23,6 @@ from persistent_runner.rescale.client import RescalePlatform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from persistent_runner.remote.workdir import WorkDir
 
@@ -97,6 +99,13 @@ def until(condition: Callable[[], Any], what: str) -> None:
         time.sleep(0.01)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process has ended
+        return b""
+
+
 @pytest.mark.parametrize(
     ("node", "trial", "most", "expected"),
     [(36, 36, None, 1), (36, 18, None, 2), (36, 10, None, 3), (36, 10, 2, 2), (36, 72, None, 1), (36, 1, 50, 36)],
@@ -128,8 +137,6 @@ def test_a_finished_attempt_leaves_the_node(pools: Pools) -> None:
     bad = pool.submit(1, 1, lambda work: work.run("pwd; exit 3"))
     with pytest.raises(CommandFailed):
         bad.result(60)
-    from pathlib import Path
-
     until(lambda: not Path(good).exists(), "the attempt's directory goes")
     assert Path(good).with_name("00001.1").is_dir()
 
@@ -187,9 +194,10 @@ def test_stop(pools: Pools) -> None:
     """Stopping ends every running trial with its processes; their attempts count as lost."""
     pool = pools.pool()
     started = threading.Barrier(3)
+    word = f"word-{secrets.token_hex(8)}"
 
     def task(work: WorkDir) -> None:
-        work.run("echo begun; sleep 600", on_line=lambda _: started.wait(DEADLINE))
+        work.run(f"echo {word}; sleep 600", on_line=lambda _: started.wait(DEADLINE))
 
     futures = [pool.submit(number, 1, task) for number in range(2)]
     started.wait(DEADLINE)
@@ -197,7 +205,8 @@ def test_stop(pools: Pools) -> None:
     for future in futures:
         with pytest.raises(AttemptLost, match="was stopped"):
             future.result(60)
-    assert "sleep 600" not in pools.platform.log(pools._leases[0].job_id)
+    told = [_read(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [line for line in told if word.encode() in line]
 
 
 def test_close_with_running_trials(pools: Pools) -> None:
@@ -229,6 +238,6 @@ def test_the_cluster_is_gone(pools: Pools) -> None:
     begun = threading.Event()
     future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
     assert begun.wait(DEADLINE)
-    pools.platform.stop(pools._leases[0].job_id, force=True)
+    pools.platform.stop(pools._leases[0].job_id)
     with pytest.raises(LeaseLost, match="ended"):
         future.result(60)

@@ -5,11 +5,14 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
 
     run   attempt seq hash script env cores timeout files outputs inline follow    -> log* exit
     kill  attempt seq                                                              -> done
-    put   path mode offset size sha256 before, get path offset length, list attempt outputs
+    put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes), ping beat                                  -> done
 
 Layout: ROOT/STUDY.RUN/ATTEMPT/ is the working directory of an attempt, ATTEMPT/.attempt/SEQ/ holds `command.json`,
-`pid`, `log` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`.
+`pid`, `log`, `kill` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`.
+
+Text is what the file system's own encoding makes of the bytes, here and in the frames: with surrogate escapes a node
+in the C locale keeps every name as it is.
 """
 import errno
 import glob
@@ -27,22 +30,25 @@ import subprocess
 import sys
 import time
 import zlib
+from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Pattern, Set, Tuple
 
 VERSION = 1
-GRACE = 10.0  # seconds between TERM and KILL of a tree
 CLAIM_WITHOUT_PID = 2.0  # seconds after which a claim whose supervisor never wrote its pid is lost
 POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
-CHUNK = 1 << 18
+ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
+CHUNK = 1 << 18  # bytes
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
-LOG_TAIL = 1 << 16
+LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 
 HAS_PROC = os.path.exists("/proc/self/stat")
+
+Reply = Tuple[Dict[str, Any], bytes]
 
 
 # ---------------------------------------------------------------- processes
 
-def boot_id():
+def boot_id() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id") as f:
             return f.read().strip()
@@ -50,7 +56,7 @@ def boot_id():
         return ""
 
 
-def process_stat(pid):
+def process_stat(pid: int) -> Optional[Tuple[str, int, str]]:
     """(state, parent pid, start time) of a process; None when there is none."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as f:
@@ -60,19 +66,19 @@ def process_stat(pid):
         return None
 
 
-def is_alive(pid, started, boot):
-    """Whether this very process still runs: a reused pid, another boot and a zombie are dead."""
+def is_alive(record: Dict[str, Any]) -> bool:
+    """Whether the very process of a `pid` record still runs: a reused pid, another boot and a zombie are dead."""
     if not HAS_PROC:
         try:
-            os.kill(pid, 0)
+            os.kill(record["pid"], 0)
         except OSError as e:
             return e.errno == errno.EPERM
         return True
-    found = process_stat(pid)
-    return found is not None and boot == boot_id() and found[2] == started and found[0] not in "ZX"
+    found = process_stat(record["pid"])
+    return found is not None and record["boot"] == boot_id() and found[2] == record["started"] and found[0] not in "ZX"
 
 
-def all_parents():
+def all_parents() -> Dict[int, int]:
     """{pid: parent pid} of every process that is not a zombie."""
     if HAS_PROC:
         found = {}
@@ -87,9 +93,9 @@ def all_parents():
     return dict((int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z"))
 
 
-def descendants(root):
+def descendants(root: int) -> Set[int]:
     parents = all_parents()
-    found, grown = set([root]), True
+    found, grown = {root}, True
     while grown:
         more = set(p for p, parent in parents.items() if parent in found and p not in found)
         found |= more
@@ -98,9 +104,9 @@ def descendants(root):
     return found
 
 
-def marked(command):
+def marked(command: str) -> Set[int]:
     """Processes that carry a command's marker: what is left of it when its supervisor was killed."""
-    found, wanted = set(), ("%s=%s" % (MARKER, command)).encode()
+    found, wanted = set(), os.fsencode("%s=%s" % (MARKER, command))
     for path in glob.glob("/proc/[0-9]*/environ"):
         try:
             with open(path, "rb") as f:
@@ -112,7 +118,7 @@ def marked(command):
     return found
 
 
-def send_signal(pids, number):
+def send_signal(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -122,7 +128,7 @@ def send_signal(pids, number):
 
 # ---------------------------------------------------------------- files
 
-def write_whole(path, data, mode=0o600):
+def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -131,7 +137,7 @@ def write_whole(path, data, mode=0o600):
     os.rename(new, path)
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     try:
         with open(path, "rb") as f:
             return json.loads(f.read().decode("utf-8"))
@@ -139,19 +145,39 @@ def read_json(path):
         return None
 
 
-def sha256(path):
+def open_regular(path: str) -> BinaryIO:
+    """Open a file that is neither a link nor a device nor a pipe, which could keep a reader waiting."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
+    f = os.fdopen(fd, "rb") if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    if f is None:
+        os.close(fd)
+        raise ValueError("%s is not a regular file" % path)
+    return f
+
+
+def sha256(path: str) -> str:
     h = hashlib.sha256()
-    with open(path, "rb") as f:
+    with open_regular(path) as f:
         for block in iter(lambda: f.read(1 << 20), b""):
             h.update(block)
     return h.hexdigest()
 
 
-def is_pattern(text):
+def read_at(path: str, offset: int, length: int) -> bytes:
+    """A piece of a file; empty where there is none, or no file."""
+    try:
+        with open_regular(path) as f:
+            f.seek(offset)
+            return f.read(length)
+    except (IOError, OSError, ValueError):
+        return b""
+
+
+def is_pattern(text: str) -> bool:
     return re.search(r"[*?\[]", text) is not None
 
 
-def pattern(text):
+def pattern(text: str) -> Pattern[str]:
     """A regular expression for a glob: `**/` any folders, `*`, `?` and `[...]` within one name."""
     out, i = "", 0
     while i < len(text):
@@ -170,7 +196,7 @@ def pattern(text):
     return re.compile("(?s)" + out + r"\Z")
 
 
-def plain_path(root, relative):
+def plain_path(root: str, relative: str) -> str:
     """root/relative when no part of it is a link or climbs out; ValueError otherwise."""
     parts = relative.split("/")
     if not relative or relative.startswith("/") or "\0" in relative or any(p in ("", ".", "..") for p in parts):
@@ -183,9 +209,9 @@ def plain_path(root, relative):
     return os.path.join(path, parts[-1])
 
 
-def outputs_of(folder, patterns):
+def outputs_of(folder: str, patterns: List[str]) -> List[Tuple[str, os.stat_result]]:
     """[relative path, lstat] of what the patterns name, in the patterns' order; links are not followed."""
-    found = {}
+    found = {}  # type: Dict[str, Tuple[int, os.stat_result]]
     wild = [(n, pattern(p)) for n, p in enumerate(patterns) if is_pattern(p)]
     for n, p in enumerate(patterns):
         if not is_pattern(p):
@@ -202,48 +228,58 @@ def outputs_of(folder, patterns):
                 relative = os.path.relpath(path, folder).replace(os.sep, "/")
                 for n, expression in wild:
                     if relative not in found and expression.match(relative):
-                        found[relative] = (n, os.lstat(path))
+                        try:
+                            found[relative] = (n, os.lstat(path))
+                        except OSError:  # it went while we looked
+                            pass
     return [(path, found[path][1]) for path in sorted(found, key=lambda p: (found[p][0], p))]
 
 
-def manifest_of(folder, patterns):
+def manifest_of(folder: str, patterns: List[str], checksums: bool = True) -> List[Dict[str, Any]]:
     """[{path, size, sha256 | problem}] of the outputs: regular files alone have a checksum."""
     entries = []
     for path, st in outputs_of(folder, patterns):
-        entry = {"path": path, "size": st.st_size}
+        entry = {"path": path, "size": st.st_size}  # type: Dict[str, Any]
         try:
-            path.encode("utf-8")
-            if stat.S_ISREG(st.st_mode):
-                entry["sha256"] = sha256(os.path.join(folder, path))
-            elif stat.S_ISLNK(st.st_mode):
+            os.fsencode(path).decode("utf-8")
+            if stat.S_ISLNK(st.st_mode):
                 entry["problem"] = "a symbolic link"
-            else:
+            elif not stat.S_ISREG(st.st_mode):
                 entry["problem"] = "not a regular file"
+            elif checksums:
+                entry["sha256"] = sha256(os.path.join(folder, path))
         except (IOError, OSError) as e:
-            entry["problem"] = os.strerror(e.errno or errno.EIO)
-        except UnicodeEncodeError:
-            entry = {"path": path.encode("utf-8", "replace").decode(), "size": st.st_size, "problem": "named in no text"}
+            entry["problem"] = "unreadable (%s)" % os.strerror(e.errno or errno.EIO)
+        except UnicodeDecodeError:
+            entry = {"path": ascii(path), "size": st.st_size, "problem": "named in another encoding than UTF-8"}
+        except ValueError:
+            entry["problem"] = "not a regular file"
         entries.append(entry)
     return entries
 
 
 # ---------------------------------------------------------------- the supervisor of one command
 
-def become_subreaper():
+try:  # here, once: in each supervisor it would cost some milliseconds
+    import ctypes
+
+    PRCTL = ctypes.CDLL(None).prctl  # type: Any
+except (ImportError, OSError, AttributeError):
+    PRCTL = None
+
+
+def become_subreaper() -> None:
     """Orphans of the command come to this process, so that none is left behind (Linux)."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-    except Exception:
-        pass
+    if PRCTL is not None:
+        PRCTL(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
-def close_inherited(keep):
+def close_inherited(keep: Set[int]) -> None:
+    """Close what came with the fork: an inherited descriptor of the channel would hold it open."""
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
-        names = map(str, range(256))
+        names = [str(n) for n in range(256)]
     for fd in [int(n) for n in names]:
         if fd not in keep:
             try:
@@ -252,9 +288,9 @@ def close_inherited(keep):
                 pass
 
 
-def sweep(number, until):
+def sweep(number: int, until: float) -> bool:
     """Signal each process of the tree once and reap until none is left or `until` is past; whether all are gone."""
-    told = set()
+    told = set()  # type: Set[int]
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -267,20 +303,67 @@ def sweep(number, until):
         left = until - time.monotonic()
         if left <= 0:
             return False
-        signal.sigtimedwait([signal.SIGCHLD], min(left, POLL)) if hasattr(signal, "sigtimedwait") else time.sleep(POLL)
+        wait_signal([signal.SIGCHLD], min(left, POLL))
 
 
-def end_tree():
-    if not sweep(signal.SIGTERM, time.monotonic() + GRACE):
-        sweep(signal.SIGKILL, time.monotonic() + GRACE)
+def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
+    """Wait for one of these blocked signals; its number, 0 when none came."""
+    if hasattr(signal, "sigtimedwait"):
+        got = signal.sigtimedwait(numbers, seconds)
+        return got.si_signo if got else 0
+    time.sleep(min(seconds, POLL))  # macOS
+    return max(signal.sigpending() & set(numbers), default=0)
 
 
-def supervise(where, work, argv, env, timeout, patterns, running, report):
-    """Run one command to its end, whatever becomes of the agent; write its record. Never returns."""
+def run_tree(argv: List[str], env: Dict[str, str], work: str, umask: int, report: int, until: Optional[float],
+             grace: float) -> Tuple[str, int, int]:
+    """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process)."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(report)
+            os.setpgid(0, 0)
+            os.chdir(work)
+            os.umask(umask)
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            os.execvpe(argv[0], argv, env)
+        except (OSError, ValueError) as e:
+            os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
+        finally:
+            os._exit(127)
+
+    status, peak, state = None, 0, "done"  # type: Optional[int], int, str
+    while True:
+        left = max(0.0, until - time.monotonic()) if until else 3600.0
+        asked = wait_signal([signal.SIGTERM, signal.SIGCHLD], left) == signal.SIGTERM
+        while True:  # the command, and orphans that came to this subreaper
+            try:
+                pid, code, used = os.wait4(-1, os.WNOHANG)
+            except OSError:
+                break
+            if not pid:
+                break
+            if pid == child:
+                status, peak = code, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        if status is not None:
+            break
+        if asked or (until and time.monotonic() >= until):
+            state = "killed" if asked else "timeout"
+            break
+    if not sweep(signal.SIGTERM, time.monotonic() + grace):
+        sweep(signal.SIGKILL, time.monotonic() + 10)
+    if status is None:
+        return state, 128 + signal.SIGTERM, peak
+    return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak
+
+
+def supervise(where: str, work: str, argv: List[str], env: Dict[str, str], umask: int, timeout: Optional[float],
+              patterns: List[str], grace: float, running: str, report: int) -> None:
+    """See one command to its end, whatever becomes of the agent, and write its record."""
     os.setsid()
-    block = [signal.SIGTERM, signal.SIGCHLD]
-    signal.pthread_sigmask(signal.SIG_BLOCK, block)
-    for number in (signal.SIGHUP, signal.SIGINT):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     log = os.open(os.path.join(where, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -291,86 +374,79 @@ def supervise(where, work, argv, env, timeout, patterns, running, report):
     become_subreaper()
     me = os.getpid()
     started = (process_stat(me) or ("", 0, ""))[2]
-    write_whole(os.path.join(where, "pid"), json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode())
-    with open(running, "w"):
-        pass
-
+    record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
+    write_whole(os.path.join(where, "pid"), record)
+    with open(running, "wb") as f:
+        f.write(record)
     begun = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(report)
-            os.setpgid(0, 0)
-            os.chdir(work)
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, block)
-            os.execvpe(argv[0], argv, env)
-        except OSError as e:
-            os.write(2, ("cannot start %s: %s\n" % (argv[0], e)).encode("utf-8", "replace"))
-        os._exit(127)
-
-    status, peak, state = None, 0, "done"
-    until = begun + timeout if timeout else None
-    while status is None:
-        left = max(0.0, until - time.monotonic()) if until else 3600.0
-        if hasattr(signal, "sigtimedwait"):
-            got = signal.sigtimedwait(block, left)
-            asked = got is not None and got.si_signo == signal.SIGTERM
-        else:  # macOS
-            time.sleep(min(left, POLL))
-            asked = signal.SIGTERM in signal.sigpending()
-        while True:  # the command and orphans that came to this subreaper
-            try:
-                pid, code, used = os.wait4(-1, os.WNOHANG)
-            except OSError:
-                pid = 0
-            if not pid:
-                break
-            if pid == child:
-                status, peak = code, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        if status is None and (asked or (until and time.monotonic() >= until)):
-            state = "killed" if asked else "timeout"
-            break
-    seconds = time.monotonic() - begun
-    end_tree()
-    if status is None:
-        code = 128 + signal.SIGTERM
+    if os.path.exists(os.path.join(where, "kill")):  # asked for before there was a pid
+        state, code, peak = "killed", 128 + signal.SIGTERM, 0
     else:
-        code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    record = {"state": state, "code": code, "seconds": seconds, "peak_bytes": peak, "manifest": manifest_of(work, patterns)}
-    write_whole(os.path.join(where, "exit.json"), json.dumps(record).encode())
+        state, code, peak = run_tree(argv, env, work, umask, report, begun + timeout if timeout else None, grace)
+    ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
+    ended["manifest"] = manifest_of(work, patterns)
+    write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
+    remove(running)
+    os.write(report, b"x")
+
+
+def remove(path: str) -> None:
     try:
-        os.unlink(running)
+        os.unlink(path)
     except OSError:
         pass
-    os.write(report, b"x")
-    os._exit(0)
+
+
+def ask_to_end(where: str) -> bool:
+    """End a command: word for a supervisor that has not begun yet, a signal for one that has; whether there is one."""
+    try:
+        write_whole(os.path.join(where, "kill"), b"")
+    except OSError:  # no room for it
+        pass
+    record = read_json(os.path.join(where, "pid"))
+    if record is not None and is_alive(record):
+        send_signal([record["pid"]], signal.SIGTERM)
+    return record is not None
 
 
 # ---------------------------------------------------------------- the agent
 
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view):]
+
+
+def reap() -> None:
+    """Take the exit of children that are done, so that none stays a zombie."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except OSError:
+        pass
+
+
 class Watch(object):
     """A command that this agent reports on: `fd` becomes readable at its end (None: look every POLL)."""
 
-    def __init__(self, command, where, work, request, fd):
+    def __init__(self, command: str, where: str, work: str, request: Dict[str, Any], fd: Optional[int]) -> None:
         self.command, self.where, self.work, self.request, self.fd = command, where, work, request, fd
         self.since = time.monotonic()
-        self.sent = request.get("follow")  # bytes of the log that the driver has; None: it does not follow
+        self.sent = request.get("follow")  # type: Optional[int]  # bytes of the log that the driver has; None: no log
 
-    def is_over(self):
+    def is_over(self) -> bool:
         """Whether the exit record is there, or never will be."""
         if os.path.exists(os.path.join(self.where, "exit.json")):
             return True
-        pid = read_json(os.path.join(self.where, "pid"))
-        if pid is None:
-            return time.monotonic() - self.since > CLAIM_WITHOUT_PID
-        return not is_alive(pid["pid"], pid["started"], pid["boot"])
+        record = read_json(os.path.join(self.where, "pid"))
+        if record is None:  # a late supervisor finds the word of it and does not begin
+            return time.monotonic() - self.since > CLAIM_WITHOUT_PID and not ask_to_end(self.where)
+        return not is_alive(record)
 
 
 class Agent(object):
-    def __init__(self, config):
-        os.umask(0o077)
+    def __init__(self, config: Dict[str, Any]) -> None:
+        self.umask = os.umask(0o077)  # of the login; commands get it back
         self.config = config
         home = os.path.expanduser("~")
         shared = os.path.join(home, "work", "shared")
@@ -382,96 +458,136 @@ class Agent(object):
         for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
             os.makedirs(folder, exist_ok=True)
         self.epoch = self.take_epoch()
+        self.forget_the_dead()
         self.env = dict(os.environ)
         self.env.pop("PERSISTENT_RUNNER_PROOF", None)
         self.shell = next(((s, o) for s, o in (("bash", "set -eo pipefail\n"), ("sh", "set -e\n")) if shutil.which(s)), None)
-        self.watches = {}  # request id -> Watch
+        self.watches = {}  # type: Dict[int, Watch]  # by request
+        self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
         self.incoming = bytearray()
 
-    def take_epoch(self):
+    def take_epoch(self) -> int:
         folder = os.path.join(self.node, "epoch")
         while True:
-            number = max([int(n) for n in os.listdir(folder) if n.isdigit()] or [0]) + 1
+            number = max([int(n) for n in os.listdir(folder)] or [0]) + 1
             try:
                 os.mkdir(os.path.join(folder, str(number)))
                 return number
             except FileExistsError:
                 pass
 
-    def is_superseded(self):
+    def forget_the_dead(self) -> None:
+        """Take away entries of supervisors that were killed: nothing runs there, whatever they say."""
+        for name in os.listdir(self.running):
+            path = os.path.join(self.running, name)
+            record = read_json(path)
+            if record is not None and not is_alive(record):
+                remove(path)
+
+    def is_superseded(self) -> bool:
         return os.path.exists(os.path.join(self.node, "epoch", str(self.epoch + 1)))
 
     # -- frames
 
-    def send(self, header, body=b""):
+    def frame(self, header: Dict[str, Any], body: bytes = b"") -> bytes:
         if len(body) > 512:
             packed = zlib.compress(body, 1)
             if len(packed) < len(body):
                 header, body = dict(header, z=1), packed
-        head = json.dumps(header).encode()
-        data = memoryview(struct.pack(">II", len(head), len(body)) + head + body)
-        while len(data):
-            data = data[os.write(1, data):]
+        head = os.fsencode(json.dumps(header, ensure_ascii=False))
+        return struct.pack(">II", len(head), len(body)) + head + body
 
-    def frames(self):
+    def send(self, header: Dict[str, Any], body: bytes = b"") -> None:
+        write_all(1, self.frame(header, body))
+
+    def frames(self) -> Iterator[Reply]:
         """Yield (header, body) of each whole frame that has come in."""
         while len(self.incoming) >= 8:
             head, body = struct.unpack(">II", bytes(self.incoming[:8]))
             if len(self.incoming) < 8 + head + body:
                 return
-            header = json.loads(bytes(self.incoming[8:8 + head]).decode("utf-8"))
+            header = json.loads(os.fsdecode(bytes(self.incoming[8:8 + head])))
             content = bytes(self.incoming[8 + head:8 + head + body])
             del self.incoming[:8 + head + body]
             yield header, zlib.decompress(content) if header.get("z") else content
 
-    def serve(self):
-        os.write(1, b"\n" + self.config["nonce"].encode() + b"\n")
+    def serve(self) -> None:
+        write_all(1, b"\n" + self.config["nonce"].encode() + b"\n")
         self.send({"t": "hello", "version": VERSION, "epoch": self.epoch, "root": self.root, "boot": boot_id(),
                    "host": socket.gethostname(), "python": sys.version.split()[0], "cores": os.cpu_count() or 1})
         while True:
+            by_fd = dict((watch.fd, request_id) for request_id, watch in self.watches.items() if watch.fd is not None)
             poll = select.poll()
-            poll.register(0, select.POLLIN)
-            by_fd = {}
-            for request_id, watch in self.watches.items():
-                if watch.fd is not None:
-                    by_fd[watch.fd] = request_id
-                    poll.register(watch.fd, select.POLLIN)
+            for fd in [0] + list(by_fd) + list(self.asides):
+                poll.register(fd, select.POLLIN)
             look = any(w.fd is None or w.sent is not None for w in self.watches.values())
-            ready = dict(poll.poll(POLL * 1000 if look else None))
+            ready = set(fd for fd, _ in poll.poll(POLL * 1000 if look else None))
             for fd in ready:
                 if fd in by_fd:
                     self.report(by_fd[fd])
+                elif fd in self.asides:
+                    self.forward(fd)
             for request_id, watch in list(self.watches.items()):
-                if watch.sent is not None:
-                    self.send_log(request_id, watch)
+                self.send_log(request_id, watch)
                 if watch.fd is None and watch.is_over():
                     self.report(request_id)
+            reap()
             if 0 in ready:
                 data = os.read(0, CHUNK)
                 if not data:
                     return
                 self.incoming += data
                 for header, body in self.frames():
-                    self.answer(header, body)
+                    if header["t"] in ASIDE:
+                        self.answer_aside(header, body)
+                    else:
+                        reply = self.answer(header, body)
+                        if reply is not None:
+                            self.send(*reply)
 
-    def answer(self, header, body):
+    def answer(self, header: Dict[str, Any], body: bytes) -> Optional[Reply]:
         try:
-            reply = getattr(self, "do_" + header["t"])(header, body)
-        except (IOError, OSError, ValueError, KeyError) as e:
-            kind = "disk" if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else "refused"
-            text = "%s: %s" % (os.strerror(e.errno), e.filename) if getattr(e, "errno", None) else str(e)
+            reply = getattr(self, "do_" + header["t"])(header, body)  # type: Optional[Reply]
+        except Exception as e:  # one bad request must not end the agent: it would come again to the next one
+            number = getattr(e, "errno", None)
+            kind = "disk" if number in (errno.ENOSPC, errno.EDQUOT) else "refused"
+            text = "%s: %s" % (os.strerror(number), getattr(e, "filename", None)) if number else str(e) or repr(e)
             reply = {"t": "error", "kind": kind, "text": text}, b""
-        if reply is not None:
-            self.send(dict(reply[0], id=header["id"]), reply[1])
+        return None if reply is None else (dict(reply[0], id=header["id"]), reply[1])
+
+    def answer_aside(self, header: Dict[str, Any], body: bytes) -> None:
+        reads, writes = os.pipe()
+        if os.fork() == 0:
+            try:
+                close_inherited({writes})
+                write_all(writes, self.frame(*(self.answer(header, body) or ({}, b""))))
+            finally:
+                os._exit(0)
+        os.close(writes)
+        self.asides[reads] = (header["id"], bytearray())
+
+    def forward(self, fd: int) -> None:
+        """Pass the answer of a child on, when it is whole."""
+        request_id, frame = self.asides[fd]
+        data = os.read(fd, CHUNK)
+        frame += data
+        if data:
+            return
+        os.close(fd)
+        del self.asides[fd]
+        if len(frame) >= 8 and len(frame) == 8 + sum(struct.unpack(">II", bytes(frame[:8]))):
+            write_all(1, bytes(frame))
+        else:
+            self.send({"t": "error", "id": request_id, "kind": "refused", "text": "the answer was cut off on the node"})
 
     # -- requests
 
-    def place(self, header):
+    def place(self, header: Dict[str, Any]) -> Tuple[str, str]:
         """(working directory, record directory) of the command that a request names."""
         work = plain_path(self.root, header["attempt"])
         return work, os.path.join(work, ".attempt", str(int(header["seq"])))
 
-    def do_run(self, header, body):
+    def do_run(self, header: Dict[str, Any], body: bytes) -> Optional[Reply]:
         work, where = self.place(header)
         if self.is_superseded():
             raise ValueError("a newer agent has taken over this node")
@@ -485,7 +601,7 @@ class Agent(object):
         self.start(header, work, where)
         return None
 
-    def write_files(self, work, files, body):
+    def write_files(self, work: str, files: List[Any], body: bytes) -> None:
         at = 0
         for path, mode, size in files:
             target = plain_path(work, path)
@@ -494,7 +610,7 @@ class Agent(object):
             os.chmod(target, mode)
             at += size
 
-    def start(self, header, work, where):
+    def start(self, header: Dict[str, Any], work: str, where: str) -> None:
         command = "%s/%s" % (header["attempt"], header["seq"])
         cores = int(header.get("cores") or 1)
         hosts = os.path.join(where, "hosts")
@@ -506,17 +622,28 @@ class Agent(object):
         if self.shell is None:
             raise ValueError("the node has no shell")
         argv = [self.shell[0], "-c", self.shell[1] + header["script"]]
-        running = os.path.join(self.running, command.replace("/", "."))
         reads, report = os.pipe()
-        if os.fork() == 0:
-            try:
-                supervise(where, work, argv, env, header.get("timeout"), header["outputs"], running, report)
-            finally:
-                os._exit(70)
-        os.close(report)
+        block = [signal.SIGTERM, signal.SIGCHLD]  # before the fork, so that a supervisor never misses one
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, block)
+        try:
+            if os.fork() == 0:
+                try:
+                    supervise(where, work, argv, env, self.umask, header.get("timeout"), header["outputs"],
+                              self.config["grace"], self.entry(command), report)
+                finally:
+                    os._exit(0)
+        except OSError:
+            os.close(reads)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(report)
         self.watches[header["id"]] = Watch(command, where, work, header, reads)
 
-    def join(self, header, work, where):
+    def entry(self, command: str) -> str:
+        return os.path.join(self.running, command.replace("/", "."))
+
+    def join(self, header: Dict[str, Any], work: str, where: str) -> Optional[Reply]:
         claim = read_json(os.path.join(where, "command.json"))
         if claim is not None and claim["hash"] != header["hash"]:
             return {"t": "exit", "state": "mismatch"}, b""
@@ -533,92 +660,93 @@ class Agent(object):
             self.report(header["id"])
         return None
 
-    def send_log(self, request_id, watch):
-        try:
-            with open(os.path.join(watch.where, "log"), "rb") as f:
-                f.seek(watch.sent)
-                data = f.read(CHUNK)
-        except (IOError, OSError):
-            return
+    def send_log(self, request_id: int, watch: Watch) -> bool:
+        """Send a piece of the log to a driver that follows it; whether there was one."""
+        if watch.sent is None:
+            return False
+        data = read_at(os.path.join(watch.where, "log"), watch.sent, CHUNK)
         if data:
             self.send({"t": "log", "id": request_id, "offset": watch.sent}, data)
             watch.sent += len(data)
+        return bool(data)
 
-    def report(self, request_id):
+    def report(self, request_id: int) -> None:
         """Send the exit of a command with what is small of its results."""
         watch = self.watches.pop(request_id)
         if watch.fd is not None:
             os.close(watch.fd)
-            try:
-                os.waitpid(-1, os.WNOHANG)
-            except OSError:
-                pass
         record = read_json(os.path.join(watch.where, "exit.json"))
         if record is None:  # looked at once more, after its supervisor was seen dead
-            leftovers = marked(os.path.join(self.root, watch.command)) if HAS_PROC else ()
-            send_signal(leftovers, signal.SIGKILL)
+            self.bury(watch)
             self.send({"t": "exit", "id": request_id, "state": "lost"})
             return
-        if watch.sent is not None:
-            while os.path.getsize(os.path.join(watch.where, "log")) > watch.sent:
-                self.send_log(request_id, watch)
+        while self.send_log(request_id, watch):
+            pass
         parts, left = [], int(watch.request.get("inline", 0))
         for entry in record["manifest"]:
             if "sha256" in entry and entry["size"] <= min(left, FILE_INLINE):
-                with open(os.path.join(watch.work, entry["path"]), "rb") as f:
-                    data = f.read()
+                data = read_at(os.path.join(watch.work, entry["path"]), 0, entry["size"] + 1)
                 if len(data) == entry["size"]:
                     entry["inline"] = True
                     parts.append(data)
                     left -= len(data)
-        with open(os.path.join(watch.where, "log"), "rb") as f:
-            size = f.seek(0, 2)
-            f.seek(max(0, size - LOG_TAIL))
-            tail = f.read(LOG_TAIL)
+        log = os.path.join(watch.where, "log")
+        size = os.path.getsize(log) if os.path.isfile(log) else 0
+        tail = read_at(log, max(0, size - LOG_TAIL), LOG_TAIL)
         record.update({"t": "exit", "id": request_id, "log_size": size, "log_tail": len(tail)})
         self.send(record, tail + b"".join(parts))
 
-    def do_kill(self, header, body):
-        _, where = self.place(header)
-        pid = read_json(os.path.join(where, "pid"))
-        if pid is not None and is_alive(pid["pid"], pid["started"], pid["boot"]):
-            send_signal([pid["pid"]], signal.SIGTERM)
+    def bury(self, watch: Watch) -> None:
+        """End what is left of a command whose supervisor was killed."""
+        until = time.monotonic() + 1
+        while HAS_PROC and time.monotonic() < until:
+            left = marked(os.path.join(self.root, watch.command))
+            if not left:
+                break
+            send_signal(left, signal.SIGKILL)
+            time.sleep(0.01)
+        remove(self.entry(watch.command))
+
+    def do_kill(self, header: Dict[str, Any], body: bytes) -> Reply:
+        where = self.place(header)[1]
+        if os.path.isdir(where):
+            ask_to_end(where)
         return {"t": "done"}, b""
 
-    def do_put(self, header, body):
-        path = plain_path(self.root, header["path"])
+    def do_put(self, header: Dict[str, Any], body: bytes) -> Reply:
+        path, part = plain_path(self.root, header["path"]), plain_path(self.root, header["path"] + ".part")
         before = header.get("before")
         if before and os.path.isdir(self.place(before)[1]):
             return {"t": "done", "written": False}, b""  # its command was claimed: what is there stays
+        if self.is_superseded():
+            raise ValueError("a newer agent has taken over this node")
+        if header["offset"] and not os.path.exists(part) and os.path.exists(path) and sha256(path) == header["sha256"]:
+            return {"t": "done", "written": False}, b""  # sent again after a drop, whole already
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = path + ".part"
         with open(part, "r+b" if header["offset"] else "wb") as f:
             f.seek(header["offset"])
             f.write(body)
         if header["offset"] + len(body) == header["size"]:
-            found = sha256(part)
-            if found != header["sha256"]:
+            if sha256(part) != header["sha256"]:
                 raise ValueError("%s arrived damaged" % header["path"])
             os.chmod(part, header["mode"])
             os.rename(part, path)
         return {"t": "done", "written": True}, b""
 
-    def do_get(self, header, body):
-        path = plain_path(self.root, header["path"])
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        with os.fdopen(fd, "rb") as f:
+    def do_get(self, header: Dict[str, Any], body: bytes) -> Reply:
+        with open_regular(plain_path(self.root, header["path"])) as f:
             f.seek(header["offset"])
             return {"t": "done"}, f.read(min(int(header["length"]), 4 * CHUNK))
 
-    def do_list(self, header, body):
+    def do_list(self, header: Dict[str, Any], body: bytes) -> Reply:
         work = plain_path(self.root, header["attempt"])
-        return {"t": "done", "manifest": manifest_of(work, header["outputs"])}, b""
+        return {"t": "done", "manifest": manifest_of(work, header["outputs"], header.get("checksums", True))}, b""
 
-    def do_drop(self, header, body):
+    def do_drop(self, header: Dict[str, Any], body: bytes) -> Reply:
         shutil.rmtree(plain_path(self.root, header["attempt"]), ignore_errors=True)
         return {"t": "done"}, b""
 
-    def do_ping(self, header, body):
+    def do_ping(self, header: Dict[str, Any], body: bytes) -> Reply:
         if header.get("beat") is not None:
             write_whole(os.path.join(self.lease, "beat"), ("%d\n" % header["beat"]).encode())
         states = {}
@@ -631,6 +759,7 @@ class Agent(object):
         return dict(states, t="done"), b""
 
 
-def main(config):
+def main(config: Dict[str, Any]) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     Agent(config).serve()

@@ -12,19 +12,18 @@ import threading
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import paramiko
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import Backoff, recover
 from persistent_runner.remote.frames import Exit, Header, Hello, OutputFile, Reply, decode, encode, exit_of, manifest_of
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
-from persistent_runner.remote.ssh import translated
+from persistent_runner.remote.ssh import FAULTS, close, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import paramiko
     from fabric import Connection
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Patience:
     dead: float = 30.0
     hello: float = 30.0
     grace: float = 10.0
-    reconnect: Backoff = Backoff(first=0.5, most=15.0, total=600.0)
+    reconnect: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=15.0, total=600.0))
 
 
 @dataclass
@@ -87,15 +86,16 @@ class Link:
         self._node = node
         self._patience = patience or Patience()
         self._config = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
-        self._state = threading.Condition()  # guards what follows, down to the end
+        self._state = threading.Condition()  # guards what follows, down to `_end`
         self._pending: dict[int, _Request] = {}  # by id, oldest first: all that have no answer
         self._unsent: deque[_Request] = deque()  # of those, the ones that the present channel has not carried yet
-        self._channel: paramiko.Channel | None = None
+        self._ready = False  # the channel's agent has said hello: frames may leave
         self._next_id = 1
         self._hello: Hello | None = None
         self._end: Exception | None = None
-        self._closed = threading.Event()
+        self._channel: paramiko.Channel | None = None
         self._connection: Connection | None = None
+        self._closed = threading.Event()
         self.frames_out = 0
         self.frames_in = 0
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
@@ -126,7 +126,7 @@ class Link:
         self._finish(ConnectionLost("the link was closed"))
         channel = self._channel
         if channel is not None:
-            channel.close()
+            close(channel)
         for thread in (self._reader, self._writer):
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(5)
@@ -235,7 +235,7 @@ class Link:
                 request.future.set_exception(self._end)
             else:
                 self._pending[header["id"]] = request
-                if self._channel is not None:
+                if self._ready:
                     self._unsent.append(request)
                     self._state.notify_all()
         return _then(request.future, convert)
@@ -244,7 +244,7 @@ class Link:
 
     def _run(self) -> None:
         """Keep the channel up and read it, until the link is closed or the lease is gone."""
-        remedies = {ConnectionLost: self._before_reconnect}
+        remedies: dict[type[Exception], Callable[[Exception], None]] = {ConnectionLost: self._before_reconnect}
         try:
             while not self._closed.is_set():
                 lost = recover(self._serve, remedies, self._patience.reconnect, self._closed)
@@ -258,13 +258,15 @@ class Link:
         connection = self._connection = self._connect()
         where = f"{connection.user}@{connection.host}:{connection.port}"
         channel = open_session(connection, where, self._patience.hello)
+        self._channel = channel
         try:
-            with self._until_closed(channel):
-                hello, rest = start_agent(channel, self._config, where, self._patience.hello)
+            if self._closed.is_set():  # close() saw no channel to end
+                raise ConnectionLost("the link was closed")
+            hello, rest = start_agent(channel, self._config, where, self._patience.hello)
             log.debug("agent on %s: %s", where, hello)
             with self._state:
                 self._hello = hello
-                self._channel = channel
+                self._ready = True
                 self._unsent = deque(self._pending.values())
                 self._state.notify_all()
             before = self.frames_in
@@ -276,21 +278,17 @@ class Link:
                 return lost
         finally:
             with self._state:
-                self._channel = None
+                self._ready = False
                 self._unsent.clear()
             if not self._closed.is_set():
                 self._hang_up()
-            channel.close()
+            close(channel)
 
-    @contextlib.contextmanager
-    def _until_closed(self, channel: paramiko.Channel) -> Any:
-        yield channel
-
-    def _read(self, channel: paramiko.Channel, rest: bytes) -> None:
+    def _read(self, channel: paramiko.Channel, rest: bytes) -> NoReturn:
         """Deliver frames until the channel ends or stays silent for too long: ConnectionLost."""
         buffer = bytearray(rest)
         channel.settimeout(self._patience.dead)
-        while not self._closed.is_set():
+        while True:
             for header, body in decode(buffer):
                 self.frames_in += 1
                 self._deliver(header, body)
@@ -299,8 +297,89 @@ class Link:
                     data = channel.recv(1 << 18)
             except ConnectionLost as error:
                 if isinstance(error.__cause__, TimeoutError):
-                    raise ConnectionLost(f"{self._node}: silent for {self._patience.dead:.0f} s") from None
+                    raise ConnectionLost(f"{self._node}: silent for {self._patience.dead:g} s") from None
                 raise
             if not data:
                 raise ConnectionLost(f"{self._node}: the connection ended{what_it_said(channel)}")
             buffer += data
+
+    def _write(self) -> None:
+        """Send what is unsent, in order; with nothing to send, ask for a sign of life now and then."""
+        while True:
+            with self._state:
+                busy = self._state.wait_for(lambda: self._unsent or self._end, self._patience.ping)
+                if self._end is not None:
+                    return
+                ready, channel = self._ready, self._channel
+                request = self._unsent.popleft() if busy else None
+            if request is None or channel is None:
+                if ready:
+                    self.ping()
+                continue
+            try:
+                channel.sendall(encode(request.header, request.body))
+                self.frames_out += 1
+            except FAULTS as error:
+                log.debug("%s: sending failed: %s", self._node, error)
+                close(channel)  # the reader notices, reconnects and has it sent again
+
+    def _before_reconnect(self, lost: Exception) -> None:
+        """Hang up, and see whether there is still something to reconnect to."""
+        log.warning("%s; reconnecting", lost)
+        self._hang_up()
+        self._check()
+
+    def _hang_up(self) -> None:
+        connection = self._connection
+        with contextlib.suppress(*FAULTS):
+            if connection is not None and connection.transport is not None:
+                connection.transport.close()  # first: on a half-open connection a channel's own close would wait
+                connection.close()
+
+    def _deliver(self, header: Header, body: bytes) -> None:
+        with self._state:
+            take = self._pending.get if header["t"] == "log" else self._pending.pop
+            request = take(header["id"], None)
+        if request is None:
+            return
+        if header["t"] == "log":
+            request.header["follow"] = header["offset"] + len(body)  # a new agent goes on from there
+            if request.on_log is not None:
+                request.on_log(body)
+        elif header["t"] == "error":
+            remedy = "The disk of the node is full." if header["kind"] == "disk" else ""
+            request.future.set_exception(RequestRefused(f"{self._node}: {header['text']}", remedy=remedy))
+        else:
+            request.future.set_result((header, body))
+
+    def _finish(self, error: Exception) -> None:
+        """End the link for good: the first error counts, and reaches everybody who waits."""
+        with self._state:
+            self._end = self._end or error
+            left = list(self._pending.values())
+            self._pending.clear()
+            self._unsent.clear()
+            self._state.notify_all()
+        for request in left:
+            request.future.set_exception(self._end)
+
+
+def _then(source: Future[Reply], convert: Callable[[Header, bytes], Result]) -> Future[Result]:
+    """Return a future of what `convert` makes of a reply."""
+    target: Future[Result] = Future()
+    target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
+
+    def done(finished: Future[Reply]) -> None:
+        try:
+            result = convert(*finished.result())
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            target.set_exception(error)
+        else:
+            target.set_result(result)
+
+    source.add_done_callback(done)
+    return target
+
+
+def _nothing(_header: Header, _body: bytes) -> None:
+    return None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import re
+import shlex
 import socket
 import time
 from datetime import timedelta
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20  # the time-out that Rescale's own SSH client uses
+UNACKNOWLEDGED_SECONDS = 60  # after which the kernel gives up a connection that takes our bytes no more
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 """GCM first: four times the rate of paramiko's default on both ends; CBC is not offered at all."""
 MACS = (
@@ -39,8 +42,20 @@ MACS = (
 )
 
 
+FAULTS = (paramiko.SSHException, EOFError, OSError)
+"""What paramiko and sockets raise for a connection that is not, or no more, what it should be."""
+
+
 class _Runner(Remote):  # type: ignore[misc]
-    """Fabric's runner without the look every 10 ms."""
+    """Fabric's runner with its environment quoted, an end on stdin, and without the look every 10 ms."""
+
+    def start(self, command: str, shell: str, env: dict[str, Any], timeout: float | None = None) -> None:
+        super().start(command, shell, {name: shlex.quote(str(value)) for name, value in env.items()}, timeout)
+
+    def send_start_message(self, command: str) -> None:
+        super().send_start_message(command)
+        if self.streams["in"] is False and not self.using_pty and not self.watchers:
+            self.close_proc_stdin()  # a command that reads it would wait without an end
 
     def wait(self) -> None:
         while not (self.process_is_finished or self.has_dead_threads):
@@ -78,6 +93,8 @@ def is_loopback(address: str) -> bool:
 def _transport(sock: socket.socket, **options: Any) -> paramiko.Transport:
     """Open a transport with our ciphers and without Nagle's delay."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
     transport = paramiko.Transport(sock, **options)
     security = transport.get_security_options()
     security.ciphers = CIPHERS
@@ -95,9 +112,15 @@ def translated(where: object) -> Iterator[None]:
             f"{where} shows another host key than before, of type {error.key.get_name()}",
             remedy="Nothing was sent to it. Somebody stands in between, or the machine was replaced.",
         ) from None
-    except (paramiko.SSHException, EOFError, OSError) as error:
+    except FAULTS as error:
         # A banner that never came, a refused channel, a reset: all mean "not now" and all are repeated from here.
         raise ConnectionLost(f"{where}: {str(error) or type(error).__name__}") from error
+
+
+def close(channel: paramiko.Channel) -> None:
+    """End a channel; on a dead connection paramiko raises even at that, and there is nothing left to end."""
+    with contextlib.suppress(*FAULTS):
+        channel.close()
 
 
 def load_key(path: Path) -> paramiko.PKey:
@@ -119,7 +142,7 @@ def load_key(path: Path) -> paramiko.PKey:
             f"SSH key: {path} is a PuTTY key",
             remedy=f"Convert it: puttygen {path} -O private-openssh -o {path}.openssh",
         )
-    if b" " in head and head.split(b" ", 1)[0] in (b"ssh-ed25519", b"ssh-rsa", b"ecdsa-sha2-nistp256"):
+    if re.match(rb"(ssh|ecdsa|sk)-[\w@.-]+ AAAA", head):
         raise ConfigError(f"SSH key: {path} is the public half", remedy=f"Name the private one: {path.with_suffix('')}")
     try:
         return paramiko.PKey.from_path(path)
@@ -195,7 +218,8 @@ class Login:
         try:
             self._open(connection, node)
         except BaseException:
-            connection.close()
+            with contextlib.suppress(*FAULTS):
+                connection.client.close()  # Fabric's own close does nothing before the login is through
             raise
         if policy.seen is not None:
             # Pinned for later connections, and for this one too: Fabric re-opens a dropped one by itself.

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from persistent_runner.remote.link import Link, OutputFile
+    from persistent_runner.remote.frames import OutputFile
+    from persistent_runner.remote.link import Link
 
 PIECE = 1 << 19  # bytes of one request
 IN_FLIGHT = 8  # requests on the way together: 4 MB, which fills 40 MB/s at 100 ms
-SECONDS = 300.0  # for one piece, reconnecting included
 
 
 def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:
@@ -26,19 +26,27 @@ def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
     found = hashlib.sha256()
-    with part.open("wb") as file:
-        for piece in [output.data] if output.data is not None else _pieces(link, f"{attempt}/{output.path}", output):
-            file.write(piece)
-            found.update(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    if found.hexdigest() != output.sha256:
-        part.unlink()
+    try:
+        with part.open("wb") as file:
+            whole = [output.data] if output.data is not None else None
+            for piece in whole or _pieces(link, f"{attempt}/{output.path}", output):
+                file.write(piece)
+                found.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        _compare(found.hexdigest(), output, attempt)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _compare(found: str, output: OutputFile, attempt: str) -> None:
+    if found != output.sha256:
         raise ResultMissing(
             f"{output.path} of attempt {attempt} changed after its command had ended",
             remedy="Something that the command left behind still writes to it; let the command wait for it.",
         )
-    part.replace(target)
 
 
 def _pieces(link: Link, path: str, output: OutputFile) -> Iterator[bytes]:
@@ -49,7 +57,7 @@ def _pieces(link: Link, path: str, output: OutputFile) -> Iterator[bytes]:
             waiting.append(link.get(path, offset=offset, length=min(PIECE, output.size_bytes - offset)))
         if not waiting:
             return
-        yield waiting.popleft().result(SECONDS)
+        yield waiting.popleft().result()  # the link's own patience bounds it
 
 
 def send(link: Link, path: str, data: bytes, mode: int, *, before: tuple[str, int] | None = None) -> None:
@@ -58,7 +66,7 @@ def send(link: Link, path: str, data: bytes, mode: int, *, before: tuple[str, in
     waiting: deque[Future[None]] = deque()
     for offset in range(0, max(len(data), 1), PIECE):
         if len(waiting) == IN_FLIGHT:
-            waiting.popleft().result(SECONDS)
+            waiting.popleft().result()
         waiting.append(
             link.put(
                 path,
@@ -71,4 +79,4 @@ def send(link: Link, path: str, data: bytes, mode: int, *, before: tuple[str, in
             )
         )
     for left in waiting:
-        left.result(SECONDS)
+        left.result()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import glob
 import hashlib
 import json
+import logging
+import queue
+import re
 import signal
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.duration import format_duration, parse_duration
@@ -21,23 +23,30 @@ from persistent_runner.errors import (
     HostNotProven,
     LeaseLost,
     ResultMissing,
-    RunnerError,
 )
 from persistent_runner.remote import agent, transfer
+from persistent_runner.remote.link import RequestRefused
 from persistent_runner.render import Delimiters, render_inputs, walk_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from datetime import timedelta
+    from pathlib import Path
 
     from fabric import Connection
 
-    from persistent_runner.remote.link import Exit, Link, OutputFile
+    from persistent_runner.remote.frames import Exit, OutputFile
+    from persistent_runner.remote.link import Link
+
+log = logging.getLogger(__name__)
 
 _IN_FRAME = 1 << 18  # bytes; a bigger file goes ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
+_MISREAD = re.compile(r"[\\\0\n\r:]")
+_RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class WorkDir:
     @property
     def connection(self) -> Connection:
         """The Fabric connection to the node, for whatever the three verbs do not cover."""
+        self._check()
         connection = self._link.connection
         if connection is None:
             raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
@@ -128,7 +138,8 @@ class WorkDir:
 
         Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed.
         `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
-        `on_line` gets each line that it prints, from another thread.
+        `on_line` gets each line as it is printed, in the calling thread; what it raises ends the process tree and is
+        raised from here.
         """
         self._check()
         if self._seq == 0 and "parameters.json" not in self._pushed:
@@ -142,15 +153,16 @@ class WorkDir:
             digest.update(json.dumps([path, mode, hashlib.sha256(data).hexdigest()]).encode())
         self._running = seq
         try:
-            ended = self._wait(
-                seq,
-                command_hash=digest.hexdigest(),
-                script=command,
-                timeout=limit,
-                files=files,
-                outputs=outputs,
-                on_log=_lines(on_line) if on_line else None,
-            )
+            with self._machine():
+                ended = self._wait(
+                    seq,
+                    on_line,
+                    command_hash=digest.hexdigest(),
+                    script=command,
+                    timeout=limit,
+                    files=files,
+                    outputs=outputs,
+                )
         finally:
             self._running = None
         self._manifest = {output.path: output for output in ended.manifest}
@@ -159,27 +171,34 @@ class WorkDir:
 
     def pull(self, name: str) -> Path:
         """Bring one file here and return its path below `folder`; ResultMissing when it is not there."""
-        self._check()
-        output = self._manifest.get(name) or next(iter(self._list([glob.escape(name)])), None)
-        if output is None:
-            there = [found.path for found in self._list(["**/*"])]
-            near = difflib.get_close_matches(name, there, 3, 0.5) or there[:5]
-            seen = f"there are: {', '.join(near)}" if near else "the working directory is empty"
-            raise ResultMissing(
-                f"{self._label}: there is no file {name}; {seen}",
-                remedy=f"The log of the command is in {self.folder}",
-            )
-        return self._bring(output)
+        with self._machine():
+            output = self._manifest.get(name) or next(iter(self._list([glob.escape(name)])), None)
+            if output is None:
+                raise self._nothing_named(name)
+            problem = output.problem or self._problem_here(output.path)
+            if problem:
+                raise ResultMissing(
+                    f"{self._label}: {output.path!r} is not pulled: it is {problem}",
+                    remedy="Let the command write a regular file with a plain name.",
+                )
+            return self._bring(output)
 
     def pull_all(self, pattern: str) -> list[Path]:
-        """Bring every file that a pattern (`*`, `?`, `**/`) names; files that cannot be pulled are left out."""
-        self._check()
-        if pattern in self._listed:  # the exit told it already
-            named = agent.pattern(pattern)
-            outputs: Iterable[OutputFile] = [output for path, output in self._manifest.items() if named.match(path)]
-        else:
-            outputs = self._list([pattern])
-        return [self._bring(output) for output in outputs if not output.problem]
+        """Bring every file that a pattern (`*`, `?`, `**/`) names; with a warning where one cannot be kept."""
+        found = []
+        with self._machine():
+            if pattern in self._listed:  # the exit told it already
+                named = agent.pattern(pattern)
+                outputs: Iterable[OutputFile] = [output for path, output in self._manifest.items() if named.match(path)]
+            else:
+                outputs = self._list([pattern])
+            for output in outputs:
+                problem = output.problem or self._problem_here(output.path)
+                if problem:
+                    log.warning("%s: %r is not pulled: it is %s", self._label, output.path, problem)
+                else:
+                    found.append(self._bring(output))
+        return found
 
     def stop(self) -> None:
         """End the running command's process tree; this attempt counts as lost. Called from another thread."""
@@ -197,41 +216,85 @@ class WorkDir:
         if self._dead is not None:
             raise self._dead
 
-    def _wait(self, seq: int, *, files: list[tuple[str, bytes, int]], **command: Any) -> Exit:
-        small = [file for file in files if len(file[1]) <= _IN_FRAME]
+    @contextlib.contextmanager
+    def _machine(self) -> Iterator[None]:
+        """Within: a fault of the machine makes this directory dead; a dead one raises what killed it."""
+        self._check()
         try:
-            for path, data, mode in files:
-                if len(data) > _IN_FRAME:
-                    transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
-            self._check()
-            started = self._link.start(
-                self.attempt, seq, env=self._env, cores=self.cores, setup=self._setup, files=small, **command
-            )
-            if self._dead is not None:  # stopped while the request was on its way
-                self._link.kill(self.attempt, seq)
-            ended = started.result()
+            yield
         except _MACHINE_FAULTS as error:
             self._dead = self._dead or error
             raise self._dead from None
+
+    def _wait(
+        self,
+        seq: int,
+        on_line: Callable[[str], None] | None,
+        *,
+        files: list[tuple[str, bytes, int]],
+        **command: Any,
+    ) -> Exit:
+        for path, data, mode in files:
+            if len(data) > _IN_FRAME:
+                transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+        self._check()
+        printed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        started = self._link.start(
+            self.attempt,
+            seq,
+            env=self._env,
+            cores=self.cores,
+            setup=self._setup,
+            files=[file for file in files if len(file[1]) <= _IN_FRAME],
+            on_log=printed.put if on_line else None,
+            **command,
+        )
+        if self._dead is not None:  # stopped while the request was on its way
+            self._link.kill(self.attempt, seq)
+        if on_line:
+            self._follow(seq, started, printed, on_line)
+        ended = started.result()
         if ended.state in ("killed", "lost", "mismatch"):
             reason = {
                 "killed": "was stopped",
                 "lost": "was lost: its supervisor ended without a record, or the node was restarted",
                 "mismatch": "was started before with another command or other inputs",
             }[ended.state]
-            self._dead = self._dead or AttemptLost(f"{self._label} {reason}")
-            raise self._dead
+            raise AttemptLost(f"{self._label} {reason}")
         return ended
 
+    def _follow(
+        self,
+        seq: int,
+        started: Future[Exit],
+        printed: queue.SimpleQueue[bytes | None],
+        on_line: Callable[[str], None],
+    ) -> None:
+        """Hand on what a command prints until it has ended; what `on_line` raises ends it."""
+        started.add_done_callback(lambda _: printed.put(None))
+        rest = b""
+        try:
+            while (data := printed.get()) is not None:
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    on_line(_readable(line))
+            if rest:
+                on_line(_readable(rest))
+        except BaseException:
+            self._link.kill(self.attempt, seq)
+            started.result()  # its tree is gone
+            raise
+
     def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
-        log = self._keep_log(seq, ended)
+        with self._machine():
+            path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:
-            return CommandResult(ended.code, ended.seconds, ended.peak_bytes, log)
+            return CommandResult(ended.code, ended.seconds, ended.peak_bytes, path)
         lines = [line for line in _readable(ended.log_tail).splitlines() if line.strip()][-_LAST_LINES:]
         told = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
         first = command.strip().splitlines()[0] if command.strip() else ""
         what = f"{self._label}: `{first}`"
-        remedy = f"The whole log: {log}"
+        remedy = f"The whole log: {path}"
         if ended.state == "timeout":
             raise CommandTimedOut(
                 f"{what} passed its time-out of {format_duration(limit or 0)} and was killed; its last lines:\n{told}",
@@ -242,7 +305,7 @@ class WorkDir:
             f"after {format_duration(ended.seconds)}; its last lines:\n{told}",
             remedy=remedy,
             exit_code_of_command=ended.code,
-            log=str(log),
+            log=str(path),
         )
 
     def _keep_log(self, seq: int, ended: Exit) -> Path:
@@ -255,42 +318,35 @@ class WorkDir:
         path.write_bytes(cut + ended.log_tail)
         return path
 
-    def _list(self, patterns: Sequence[str]) -> tuple[OutputFile, ...]:
-        try:
-            return self._link.outputs(self.attempt, patterns).result(transfer.SECONDS)
-        except _MACHINE_FAULTS as error:
-            self._dead = self._dead or error
-            raise self._dead from None
-        except FutureTimeoutError:
-            raise ConnectionLost(f"{self._label}: no answer from the node") from None
+    def _list(self, patterns: Sequence[str], *, checksums: bool = True) -> tuple[OutputFile, ...]:
+        return self._link.outputs(self.attempt, patterns, checksums=checksums).result()
+
+    def _nothing_named(self, name: str) -> ResultMissing:
+        there = [found.path for found in self._list(["**/*"], checksums=False)]
+        near = difflib.get_close_matches(name, there, 3, 0.5) or there[:5]
+        seen = f"there are: {', '.join(near)}" if near else "the working directory is empty"
+        return ResultMissing(
+            f"{self._label}: there is no file {name}; {seen}", remedy=f"The log of the command is in {self.folder}"
+        )
 
     def _bring(self, output: OutputFile) -> Path:
-        if output.problem:
-            raise ResultMissing(
-                f"{self._label}: {output.path} is {output.problem}, which is not pulled",
-                remedy="Let the command write a regular file of that name.",
-            )
-        target = self._local(output.path)
+        target = self.folder.joinpath(*output.path.split("/"))
         try:
             transfer.fetch(self._link, self.attempt, output, target)
-        except _MACHINE_FAULTS as error:
-            self._dead = self._dead or error
-            raise self._dead from None
-        except RunnerError as error:
-            raise ResultMissing(f"{self._label}: {output.path} cannot be read: {error}") from None
+        except RequestRefused as error:
+            raise ResultMissing(f"{self._label}: {output.path} cannot be read: {error.message}") from None
         return target
 
-    def _local(self, name: str) -> Path:
-        """Return where a file of the node is kept here; names that another system could misread are refused."""
+    def _problem_here(self, name: str) -> str:
+        """Return why a file of the node cannot be kept here under its name; empty when it can."""
         parts = name.split("/")
-        hostile = (
-            any(part in ("", ".", "..") for part in parts)
-            or any(c in name for c in "\\\0\n\r:")
-            or PureWindowsPath(name).is_reserved()
-        )
-        if hostile or self._local_names.setdefault(name.casefold(), name) != name:
-            raise ResultMissing(f"{self._label}: the name {name!r} cannot be kept on every system, so it is not pulled")
-        return self.folder.joinpath(*parts)
+        if any(part in ("", ".", "..") or _RESERVED_ON_WINDOWS.fullmatch(part) for part in parts):
+            return "named as only some systems allow"
+        if _MISREAD.search(name):
+            return "named with a character that another system reads otherwise"
+        if (other := self._local_names.setdefault(name.casefold(), name)) != name:
+            return f"named like {other} but for upper and lower case"
+        return ""
 
 
 def _explained(code: int) -> str:
@@ -311,15 +367,3 @@ def _explained(code: int) -> str:
 def _readable(data: bytes) -> str:
     """Return a log as text without control characters, which could drive the user's terminal."""
     return "".join(c for c in data.decode("utf-8", "replace") if c in "\n\t" or c.isprintable())
-
-
-def _lines(on_line: Callable[[str], None]) -> Callable[[bytes], None]:
-    rest = b""
-
-    def feed(data: bytes) -> None:
-        nonlocal rest
-        *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
-            on_line(_readable(line))
-
-    return feed

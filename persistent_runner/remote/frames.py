@@ -1,0 +1,126 @@
+"""What travels between a link and its agent: the frames, and what the agent's answers mean.
+
+A frame is two big-endian 32-bit lengths, a JSON header, and a body that is zlib-compressed where the header has `z`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Header = dict[str, Any]
+Reply = tuple[Header, bytes]
+
+_LENGTHS = struct.Struct(">II")
+_WORTH_PACKING = 512  # bytes
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What an agent says of its node when it starts; `root` is where this run's attempts lie on the node."""
+
+    root: str
+    host: str
+    cores: int
+    boot: str
+    epoch: int
+    python: str
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """One output in a command's manifest, taken after its process tree was gone.
+
+    `sha256` is empty where `problem` says why the file cannot be pulled (`a symbolic link`). `data` is the content when
+    it was small enough to travel with the exit.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str = ""
+    problem: str = ""
+    data: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a command ended.
+
+    `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record) or `mismatch` (another
+    command was claimed under this id). `code` is 128 + n for signal n. `log_tail` are the last of `log_bytes`.
+    """
+
+    state: str
+    code: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    manifest: tuple[OutputFile, ...] = ()
+    log_tail: bytes = b""
+    log_bytes: int = 0
+
+
+def encode(header: Header, body: bytes = b"") -> bytes:
+    """Return one frame."""
+    if len(body) > _WORTH_PACKING:
+        packed = zlib.compress(body, 1)
+        if len(packed) < len(body):
+            header, body = header | {"z": 1}, packed
+    # Not ASCII alone: the node reads names as the bytes that they are, whatever its locale.
+    head = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return _LENGTHS.pack(len(head), len(body)) + head + body
+
+
+def decode(buffer: bytearray) -> Iterator[Reply]:
+    """Yield each whole frame at the head of the buffer, and take it away."""
+    while len(buffer) >= _LENGTHS.size:
+        head, body = _LENGTHS.unpack_from(buffer)
+        end = _LENGTHS.size + head + body
+        if len(buffer) < end:
+            return
+        header = json.loads(bytes(buffer[_LENGTHS.size : _LENGTHS.size + head]).decode("utf-8", "replace"))
+        content = bytes(buffer[_LENGTHS.size + head : end])
+        del buffer[:end]
+        yield header, zlib.decompress(content) if header.get("z") else content
+
+
+def hello_of(header: Header) -> Hello:
+    """Return what an agent's first frame says."""
+    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
+
+
+def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:
+    """Return the files that a reply lists."""
+    return tuple(_output(entry) for entry in header["manifest"])
+
+
+def exit_of(header: Header, body: bytes) -> Exit:
+    """Return the exit that a reply tells: the tail of the log comes first in the body, then the small outputs."""
+    if header["state"] in ("lost", "mismatch"):
+        return Exit(header["state"])
+    at = header["log_tail"]
+    files = []
+    for entry in header["manifest"]:
+        data = None
+        if entry.get("inline"):
+            data = body[at : at + entry["size"]]
+            at += entry["size"]
+        files.append(_output(entry, data))
+    return Exit(
+        state=header["state"],
+        code=header["code"],
+        seconds=header["seconds"],
+        peak_bytes=header["peak_bytes"],
+        manifest=tuple(files),
+        log_tail=body[: header["log_tail"]],
+        log_bytes=header["log_size"],
+    )
+
+
+def _output(entry: Header, data: bytes | None = None) -> OutputFile:
+    return OutputFile(entry["path"], entry["size"], entry.get("sha256", ""), entry.get("problem", ""), data)

@@ -1,0 +1,166 @@
+"""The agent's own rules, as plain functions, and that an old Python runs it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persistent_runner.remote import agent
+from persistent_runner.remote.frames import decode, encode
+
+SOURCE = Path(agent.__file__).read_text("utf-8")
+
+
+def test_python_36_parses_it() -> None:
+    """A cluster with an old system Python can run the agent."""
+    ast.parse(SOURCE, feature_version=(3, 6))
+    imported = {
+        name.name for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Import) for name in node.names
+    }
+    assert not any(name.startswith("persistent_runner") for name in imported)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "others"),
+    [
+        ("*.csv", ["a.csv", ".csv"], ["d/a.csv", "a.csv2", "A.CSV"]),
+        ("**/*.csv", ["a.csv", "d/a.csv", "d/e/a.csv"], ["a.txt"]),
+        ("d/*/x", ["d/e/x"], ["d/x", "d/e/f/x"]),
+        ("d/**/x", ["d/x", "d/e/f/x"], ["x"]),
+        ("?[a-c]", ["xa"], ["xd", "/a", "a"]),
+        ("[!a]", ["b"], ["a", "/"]),
+        ("[]]", ["]"], ["["]),
+        ("a.b$", ["a.b$"], ["aab$", "a.b"]),
+        ("[[]x", ["[x"], ["x"]),
+        ("[", ["["], ["x"]),
+    ],
+)
+def test_patterns(pattern: str, matches: list[str], others: list[str]) -> None:
+    """`*` and `?` stay within a name, `**/` crosses folders, everything else is literal."""
+    compiled = agent.pattern(pattern)
+    assert [name for name in matches + others if compiled.match(name)] == matches
+
+
+@pytest.mark.parametrize("path", ["", "/a", "../a", "a/../b", "a//b", "a/.", "./a", "a\0", "link/a"])
+def test_paths_that_lead_out(path: str, tmp_path: Path) -> None:
+    """No request can name what is not below the attempt's folder."""
+    (tmp_path / "link").symlink_to("/etc")
+    with pytest.raises(ValueError, match=r"path below|symbolic link"):
+        agent.plain_path(str(tmp_path), path)
+
+
+def test_manifest(tmp_path: Path) -> None:
+    """The manifest names each output once, in the patterns' order; only a regular file has a checksum."""
+    (tmp_path / ".attempt").mkdir()
+    (tmp_path / ".attempt" / "log").write_text("of the runner")
+    (tmp_path / "b.txt").write_text("b")
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "link").symlink_to("../b.txt")
+    os.mkfifo(tmp_path / "fifo")
+    found = agent.manifest_of(str(tmp_path), ["b.txt", "**/*", "missing"])
+    assert [entry["path"] for entry in found] == ["b.txt", "a.txt", "fifo", "sub/link"]
+    assert found[0]["sha256"] == "3e23e8160039594a33894f6564e1b1348bbd7a0088d42c4acb73eeaed59c009d"
+    assert [entry.get("problem") for entry in found[2:]] == ["not a regular file", "a symbolic link"]
+    assert "sha256" not in agent.manifest_of(str(tmp_path), ["a.txt"], checksums=False)[0]
+
+
+def test_a_reused_process_id_is_dead() -> None:
+    """A pid record is of one process alone: the same number at another start or another boot is somebody else."""
+    state = agent.process_stat(os.getpid())
+    assert state is not None
+    record = {"pid": os.getpid(), "started": state[2], "boot": agent.boot_id()}
+    assert agent.is_alive(record)
+    assert not agent.is_alive({**record, "started": "1"})
+    assert not agent.is_alive({**record, "boot": "another"})
+    assert not agent.is_alive({**record, "pid": 2**22 + 1})
+
+
+def talk(python: str, home: Path, requests: list[tuple[dict[str, Any], bytes]], **env: str) -> list[dict[str, Any]]:
+    """Run an agent under a Python until each request has its answer; return the answers by id."""
+    program = "import sys,json;exec(compile(sys.argv[1],'agent','exec'));main(json.loads(sys.argv[2]))"
+    config = {"run": "r", "lease": "l", "node": "n", "grace": 0.3, "nonce": "N"}
+    process = subprocess.Popen(
+        [python, "-IS", "-c", program, SOURCE, json.dumps(config)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"HOME": str(home), "PATH": os.environ["PATH"], **env},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() + process.stdout.readline() == b"\nN\n"
+        answers: dict[int, dict[str, Any]] = {}
+        for header, body in requests:
+            process.stdin.write(encode(header, body))
+            process.stdin.flush()
+            while header["id"] not in answers:
+                head = process.stdout.read(8)
+                frame = head + process.stdout.read(sum(struct.unpack(">II", head)))
+                [(answer, content)] = decode(bytearray(frame))
+                if answer["t"] != "hello":
+                    answers[answer["id"]] = {**answer, "body": content}
+        process.stdin.close()
+    return [answers[header["id"]] for header, _ in requests]
+
+
+def command(script: str, **options: Any) -> dict[str, Any]:
+    """Return a request to run a script."""
+    return {
+        "t": "run", "id": 1, "attempt": "a.1", "seq": 0, "hash": "h", "script": script, "env": {}, "cores": 1,
+        "timeout": None, "files": [], "outputs": [], "inline": 1 << 18, "follow": None, **options,
+    }  # fmt: skip
+
+
+def test_names_in_the_c_locale(tmp_path: Path) -> None:
+    """A node without a UTF-8 locale keeps every name, value and script as it was sent."""
+    found = talk(
+        shutil.which("python3") or "python3",
+        tmp_path,
+        [
+            (command('cat é; echo "$V ß"; cp é ü', files=[["é", 0o644, 2]], env={"V": "漢"}, outputs=["ü"]), b"e\n"),
+            ({"t": "get", "id": 2, "path": "a.1/ü", "offset": 0, "length": 10}, b""),
+        ],
+        LC_ALL="POSIX",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert found[0]["body"].startswith("e\n漢 ß\n".encode())
+    assert found[0]["manifest"][0]["path"] == "ü"
+    assert found[1]["body"] == b"e\n"
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.9", "3.10", "3.12", "3.13"])
+def test_other_pythons(version: str, tmp_path: Path) -> None:
+    """The agent works under every Python from 3.6 on that this machine has."""
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "-V"], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no python{version}")
+    found = talk(
+        python,
+        tmp_path,
+        [
+            (command("echo é; seq 3 > out; exit 4", outputs=["*"]), b""),
+            (command("echo é; seq 3 > out; exit 4", id=2), b""),
+            (command("sleep 600", id=3, attempt="a.2", timeout=0.2), b""),
+            ({"t": "list", "id": 4, "attempt": "a.1", "outputs": ["**/*"]}, b""),
+            ({"t": "drop", "id": 5, "attempt": "a.1"}, b""),
+            ({"t": "ping", "id": 6, "beat": 3}, b""),
+        ],
+        LC_ALL="C",
+    )
+    assert [(answer.get("state"), answer.get("code")) for answer in found[:3]] == [
+        ("done", 4),
+        ("done", 4),
+        ("timeout", 143),
+    ]
+    assert [entry["path"] for entry in found[3]["manifest"]] == ["out"]
+    assert not (tmp_path / "work" / "r" / "a.1").exists()
+    assert (tmp_path / ".persistent-runner" / "l" / "beat").read_text() == "3\n"

@@ -1,0 +1,32 @@
+"""The frame codec."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persistent_runner.remote.frames import decode, encode
+
+HEADERS = st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none(), max_size=4).map(
+    lambda header: {key: value for key, value in header.items() if key != "z"}
+)
+
+
+@given(st.lists(st.tuples(HEADERS, st.binary(max_size=2000)), max_size=4), st.integers(1, 50))
+def test_frames_survive_any_cut(frames: list[tuple[dict[str, object], bytes]], size: int) -> None:
+    """However the stream is cut into reads, the same frames come out, and nothing is left over."""
+    stream = b"".join(encode(header, body) for header, body in frames)
+    buffer, found = bytearray(), []
+    for at in range(0, len(stream), size):
+        buffer += stream[at : at + size]
+        found += list(decode(buffer))
+    assert [(dict(header, z=None), body) for header, body in found] == [
+        (dict(header, z=None), body) for header, body in frames
+    ]
+    assert not buffer
+
+
+def test_bodies_are_packed_where_it_helps() -> None:
+    """Text travels small, what cannot be packed travels as it is."""
+    assert len(encode({}, b"text " * 1000)) < 200
+    assert len(encode({}, bytes(range(256)) * 2)) < 600

@@ -1,0 +1,327 @@
+"""What an objective sees of its attempt: push, run, pull."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from persistent_runner.errors import (
+    AttemptLost,
+    CommandFailed,
+    CommandTimedOut,
+    ConfigError,
+    ConnectionLost,
+    ResultMissing,
+)
+from tests.remote.conftest import HOSTILE, until
+
+if TYPE_CHECKING:
+    from tests.remote.conftest import Site
+
+NAMES = ["with space", "quote'\"", "{brace}", "$(id) $HOME", "é ß 漢字", "#hash~", "-rf", "[a-z]*?", "100%s"]
+HOSTILE_VALUES = ["'; rm -rf ~ #", "line\nbreak", "$(id)", "`id`", "\\", '"', "é"]
+
+
+def test_push_run_pull(site: Site) -> None:
+    """Inputs are rendered and land in the working directory, the command runs there, a result comes back."""
+    (site.inputs / "case").mkdir()
+    (site.inputs / "case" / "deck.inp.j2").write_text("h = @{ height }@\n")
+    (site.inputs / "case" / "as is.dat").write_bytes(b"\r\n\0")
+    work = site.work()
+    work.push("case/", height=0.25)
+    result = work.run("cat deck.inp; wc -c < 'as is.dat'; echo 1,2 > 'out put.csv'", outputs=["*.csv"])
+    assert result.exit_code == 0
+    assert result.output.split() == ["h", "=", "0.25", "3"]
+    assert work.pull("out put.csv").read_text() == "1,2\n"
+    assert json.loads(work.pull("parameters.json").read_text()) == {"height": 0.25}
+    assert work.pull("deck.inp").parent == work.folder
+
+
+@pytest.mark.parametrize("value", HOSTILE_VALUES)
+def test_parameter_values_run_nothing(sshd_site: Site, value: str) -> None:
+    """A value that would break a shell reaches parameters.json and the deck as it is, and runs nothing."""
+    (sshd_site.inputs / "deck.j2").write_text("@{ value }@")
+    work = sshd_site.work()
+    work.push("deck.j2", value=value)
+    work.run("ls -A")
+    assert work.pull("deck").read_text("utf-8") == value
+    assert json.loads(work.pull("parameters.json").read_text("utf-8")) == {"value": value}
+    assert sorted(path.name for path in (sshd_site.root / "00000.1").iterdir()) == [
+        ".attempt",
+        "deck",
+        "parameters.json",
+    ]
+
+
+def test_hostile_names(site: Site) -> None:
+    """Names that mean something to a shell, to a format or to a glob go to the node and come back unharmed."""
+    folder = site.inputs / HOSTILE
+    folder.mkdir()
+    for number, name in enumerate(NAMES):
+        (folder / name).write_text(f"content {number}")
+    work = site.work()
+    work.push(HOSTILE + "/")
+    work.run("mkdir 'd {i} $r'; for f in *; do [ -d \"$f\" ] || cp -- \"$f\" 'd {i} $r/'; done", outputs=["d */*"])
+    for number, name in enumerate(NAMES):
+        assert work.pull(f"d {{i}} $r/{name}").read_text() == f"content {number}"
+        assert work.pull(name).read_text() == f"content {number}"
+    assert len(work.pull_all("d */*")) == len(NAMES) + 1  # and parameters.json
+
+
+def test_names_that_other_systems_misread(sshd_site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """A backslash, a line end, a reserved name, two names that differ in case alone: not kept, and said so."""
+    work = sshd_site.work()
+    work.run("mkdir r; cd r; touch 'a\\b' $'c\\nd' con.txt Case case plain", outputs=["r/*"])
+    with caplog.at_level(logging.WARNING):
+        assert [path.name for path in work.pull_all("r/*")] == ["Case", "plain"]
+    assert len(caplog.records) == 4
+    with pytest.raises(ResultMissing, match=r"'r/a\\\\b' is not pulled: it is named with a character that another"):
+        work.pull("r/a\\b")
+    with pytest.raises(ResultMissing, match="named like r/Case but for upper and lower case"):
+        work.pull("r/case")
+    with pytest.raises(ResultMissing, match="named as only some systems allow"):
+        work.pull("r/con.txt")
+
+
+def test_a_name_in_no_text(sshd_site: Site) -> None:
+    """A file named in another encoding is told of, and does not keep the others from coming."""
+    work = sshd_site.work()
+    work.run("touch $'\\xff\\xfe.csv' good.csv", outputs=["*.csv"])
+    assert [path.name for path in work.pull_all("*.csv")] == ["good.csv"]
+
+
+@pytest.mark.parametrize("name", ["link", "folder/link", "outside/secret", "fifo", "folder"])
+def test_outputs_that_are_no_files(sshd_site: Site, name: str) -> None:
+    """A link, a folder behind a link, a pipe and a folder are not pulled: a result is a regular file."""
+    secret = sshd_site.folder / "secret"
+    secret.write_text("of the driver's machine")
+    (sshd_site.inputs / "make.sh").write_text(
+        f"mkdir folder; ln -s {shlex.quote(str(sshd_site.folder))} outside\n"
+        "ln -s outside/secret link; ln -s ../link folder/link; mkfifo fifo\n"
+    )
+    work = sshd_site.work()
+    work.push("make.sh")
+    assert work.run("sh make.sh; cat link", outputs=[name, "**/*"]).output == "of the driver's machine"
+    with pytest.raises(ResultMissing):
+        work.pull(name)
+    assert "secret" not in {path.name for path in work.pull_all("**/*")}
+
+
+@pytest.mark.parametrize("name", ["../00001.1/x", "/etc/passwd", "../../../../../../etc/passwd", "a/../../x", ""])
+def test_paths_that_climb(sshd_site: Site, name: str) -> None:
+    """Nothing outside the attempt's directory is ever named, listed or read."""
+    work = sshd_site.work()
+    work.run("true", outputs=[name, "../**/*"])
+    with pytest.raises(ResultMissing, match="there is no file"):
+        work.pull(name)
+    assert work.pull_all("../**/*") == []
+
+
+def test_a_missing_file_names_the_nearest(site: Site) -> None:
+    """Who misspells a result sees what is there."""
+    work = site.work()
+    work.run("echo > stress.csv; echo > other.txt")
+    with pytest.raises(ResultMissing, match=r"there is no file stres.csv; there are: stress\.csv") as caught:
+        work.pull("stres.csv")
+    assert "trial 0 (attempt 00000.1)" in caught.value.message
+
+
+def test_a_failed_command(site: Site) -> None:
+    """The error shows command, exit code and last lines, without what could drive a terminal; the log is here."""
+    work = site.work()
+    with pytest.raises(CommandFailed, match=r"`solve \$X` ended with exit code 127 \(127: a command") as caught:
+        work.run("solve $X\necho no")
+    work = site.work(attempt="00000.2")
+    with pytest.raises(CommandFailed) as caught:
+        work.run("seq 100; printf '\\033[31mred\\n'; exit 3")
+    assert "    100\n    [31mred" in caught.value.message
+    assert "    91\n" not in caught.value.message
+    assert caught.value.exit_code_of_command == 3
+    assert caught.value.log.endswith("command-1.log")
+    assert work.folder.joinpath("command-1.log").read_text().startswith("1\n2\n")
+    assert work.run("echo plan B").output == "plan B\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("yes | head -1", "a pipe whose reader ended first"),
+        ("kill -9 $$", "likely out of memory"),
+        ("kill -11 $$", "SIGSEGV"),
+    ],
+)
+def test_exit_codes_are_explained(sshd_site: Site, script: str, words: str) -> None:
+    """An exit code that stands for something is said in words."""
+    with pytest.raises(CommandFailed, match=words):
+        sshd_site.work().run(script)
+
+
+def test_timeout(site: Site) -> None:
+    """A command that takes too long is killed with its tree, and the message says after how long."""
+    with pytest.raises(
+        CommandTimedOut, match=r"passed its time-out of 0.5s and was killed; its last lines:\n    before"
+    ):
+        site.work().run("echo before; sleep 600", timeout="0.5s")
+    assert site.commands() == set()
+
+
+def test_trial_variables(sshd_site: Site) -> None:
+    """A command knows its trial, its cores, and where the setup lies."""
+    link = sshd_site.link()
+    work = sshd_site.work(link, number=7, cores=2, env={"LICENCE": "1055@host"}, setup="setup-abc")
+    told = work.run('echo "$TRIAL_NUMBER $TRIAL_CORES $LICENCE $SETUP_DIR"; wc -l < $TRIAL_HOSTS').output
+    assert told == f"7 2 1055@host {sshd_site.root}/setup-abc\n2\n"
+
+
+def test_on_line(site: Site) -> None:
+    """Each line comes once, as it is printed, in the trial's own thread; the last one needs no line end."""
+    lines: list[tuple[str, bool]] = []
+    me = threading.current_thread()
+    work = site.work()
+    go = site.root / "00000.1" / "go"
+
+    def on_line(line: str) -> None:
+        lines.append((line, threading.current_thread() is me))
+        if line == "step 2":
+            go.touch()
+
+    work.run("echo step 1; echo step 2; until [ -e go ]; do sleep 0.01; done; printf é", on_line=on_line)
+    assert lines == [("step 1", True), ("step 2", True), ("é", True)]
+
+
+def test_on_line_stops_the_command(site: Site) -> None:
+    """What `on_line` raises (a pruned trial) ends the process tree and comes out of run; the attempt is not lost."""
+
+    class Pruned(Exception):
+        pass
+
+    def on_line(line: str) -> None:
+        if line == "diverges":
+            raise Pruned
+
+    work = site.work()
+    with pytest.raises(Pruned):
+        work.run("echo begins; echo diverges; sleep 600", on_line=on_line)
+    assert site.commands() == set()
+    assert work.run("echo next").output == "next\n"
+
+
+def test_a_drop_is_not_noticed(site: Site) -> None:
+    """A connection that drops costs time, not results: log, files and exit are the same."""
+    work = site.work()
+    started = site.root / "00000.1" / "started"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            work.run, "seq 30000; touch started; until [ -e go ]; do sleep 0.01; done; seq 9 > out", outputs=["out"]
+        )
+        until(started.exists, "the command runs")
+        site.proxy.drop()
+        (site.root / "00000.1" / "go").touch()
+        result = running.result(60)
+    assert result.output == "".join(f"{n}\n" for n in range(1, 30001))
+    assert work.pull("out").read_text().split() == list("123456789")
+
+
+def test_stop(site: Site) -> None:
+    """A stopped attempt is lost, its tree is gone, and it can do nothing more."""
+    work = site.work()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work.run, "touch started; sleep 600")
+        until((site.root / "00000.1" / "started").exists, "the command runs")
+        work.stop()
+        with pytest.raises(AttemptLost, match="was stopped"):
+            running.result(60)
+    assert site.commands() == set()
+    for call in (lambda: work.run("true"), lambda: work.pull("x"), work.push, lambda: work.connection):
+        with pytest.raises(AttemptLost, match="was stopped"):
+            call()
+
+
+def test_dead_after_a_fault_of_the_machine(sshd_site: Site) -> None:
+    """An objective that swallows the loss of the machine cannot go on as if nothing were."""
+    link = sshd_site.link()
+    work = sshd_site.work(link)
+    work.run("echo > there")
+    link.close()
+    errors = []
+    for call in (lambda: work.pull("there"), lambda: work.run("true"), work.push, lambda: work.pull_all("*")):
+        with pytest.raises(ConnectionLost) as caught:
+            call()
+        errors.append(caught.value)
+    assert len(set(map(id, errors))) == 1
+
+
+def test_a_command_failing_is_no_fault_of_the_machine(sshd_site: Site) -> None:
+    """An objective may have a plan B for a failed command, a time-out and a missing result."""
+    work = sshd_site.work()
+    for command, options in (("false", {}), ("sleep 600", {"timeout": "0.2s"})):
+        with pytest.raises((CommandFailed, CommandTimedOut)):
+            work.run(command, **options)
+    with pytest.raises(ResultMissing):
+        work.pull("nothing")
+    assert work.run("echo still here").output == "still here\n"
+
+
+def test_connection(site: Site) -> None:
+    """`work.connection` is the Fabric connection: it runs, puts and gets, and leaves our stdin alone."""
+    import fabric
+
+    work = site.work()
+    assert isinstance(work.connection, fabric.Connection)
+    ended = work.connection.run("cat; echo from the node", hide=True)
+    assert ended.stdout == "from the node\n"
+    quoted = work.connection.run('echo "$V"', env={"V": "a; echo b $(id)"}, hide=True)
+    assert quoted.stdout == "a; echo b $(id)\n"
+    source = site.inputs / "plain"
+    source.write_text("over sftp")
+    work.connection.put(str(source), f"{site.root}/put")
+    assert (site.root / "put").read_text() == "over sftp"
+
+
+def test_big_inputs(site: Site) -> None:
+    """Megabytes arrive whole with their mode, several files at once, and so do big results."""
+    content = {f"big {n}": os.urandom(3_000_000 + n) for n in range(2)}
+    for name, data in content.items():
+        (site.inputs / name).write_bytes(data)
+    (site.inputs / "big 0").chmod(0o755)
+    work = site.work()
+    work.push("big 0", "big 1")
+    result = work.run("stat -c %a 'big 0'; cat 'big 0' 'big 1' > joined", outputs=["joined"])
+    assert result.output == "755\n"
+    assert work.pull("joined").read_bytes() == content["big 0"] + content["big 1"]
+    assert list(work.folder.glob("*.part")) == []
+
+
+def test_a_missing_input(sshd_site: Site) -> None:
+    """An input that is not there is named before anything is sent."""
+    work = sshd_site.work()
+    with pytest.raises(ConfigError, match='input "case/" is not there'):
+        work.push("case/")
+
+
+def test_a_file_that_changes_after_the_exit(sshd_site: Site) -> None:
+    """A result that is not the one that was there at the exit is refused, small or big."""
+    work = sshd_site.work()
+    work.run("head -c 1000000 /dev/zero > big", outputs=["big"])
+    (sshd_site.root / "00000.1" / "big").write_bytes(b"x" * 1_000_000)
+    with pytest.raises(ResultMissing, match=r"big of attempt 00000.1 changed after its command had ended"):
+        work.pull("big")
+    (sshd_site.root / "00000.1" / "big").unlink()
+    with pytest.raises(ResultMissing, match=r"big cannot be read: .*No such file"):
+        work.pull("big")
+    assert list(work.folder.glob("big*")) == []
+
+
+def test_acknowledge(sshd_site: Site) -> None:
+    """An attempt that is all here is deleted on the node."""
+    work = sshd_site.work()
+    work.run("mkdir -p a/b; touch a/b/c")
+    work.acknowledge()
+    until(lambda: not (sshd_site.root / "00000.1").exists(), "the directory goes")
