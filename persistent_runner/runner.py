@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# -- a lease
-
 
 def lease(
     name: str,
@@ -219,6 +217,7 @@ def _run_trials(
             submit=pool.submit,
             capacity=pool.capacity,
             stop_running=pool.stop,
+            acknowledge=pool.acknowledge,
             folder=folder,
             limits=limits,
             interrupts=interrupts,

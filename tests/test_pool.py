@@ -130,15 +130,36 @@ def test_trials_run_together(pools: Pools) -> None:
     assert sorted(path.parent.name for path in pools.folder.glob("trials/*/out")) == ["00000", "00001"]
 
 
-def test_a_finished_attempt_leaves_the_node(pools: Pools) -> None:
-    """What came back whole is deleted on the node, what failed stays there to be looked at."""
+def test_an_acknowledged_attempt_leaves_the_node(pools: Pools) -> None:
+    """An attempt stays on the node until it is said that its result is safe; others are not touched."""
     pool = pools.pool()
-    good = pool.submit(0, 1, lambda work: work.run("pwd").output.strip()).result(60)
-    bad = pool.submit(1, 1, lambda work: work.run("pwd; exit 3"))
-    with pytest.raises(CommandFailed):
-        bad.result(60)
-    until(lambda: not Path(good).exists(), "the attempt's directory goes")
-    assert Path(good).with_name("00001.1").is_dir()
+    first, second = (
+        Path(pool.submit(number, 1, lambda work: work.run("mkdir a; pwd").output.strip()).result(60))
+        for number in range(2)
+    )
+    assert first.is_dir()
+    pool.acknowledge(0, 1)
+    until(lambda: not first.exists(), "the attempt's directory goes")
+    assert second.is_dir()
+
+
+def test_a_hidden_fault_of_the_machine(pools: Pools) -> None:
+    """An objective that catches everything cannot turn a lost attempt into a result."""
+    pool = pools.pool()
+    begun = threading.Event()
+
+    def task(work: WorkDir) -> float:
+        try:
+            work.run("echo begun; sleep 600", on_line=lambda _: begun.set())
+        except Exception:  # noqa: BLE001 - as a careless objective does
+            return 1.0
+        return 0.0
+
+    future = pool.submit(0, 1, task)
+    assert begun.wait(DEADLINE)
+    pool.stop()
+    with pytest.raises(AttemptLost):
+        future.result(60)
 
 
 def test_all_cores_by_default(pools: Pools) -> None:

@@ -106,6 +106,7 @@ def test_a_script_that_ends_takes_its_cluster_along(place, ending) -> None:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
     ledger = [json.loads(path.read_text()) for path in (place.state / "ledger").glob("persistent_runner-held-*.json")]
     assert {entry["state"] for entry in ledger} == {"closed"}, done.stderr

@@ -14,6 +14,7 @@ Layout: ROOT/STUDY.RUN/ATTEMPT/ is the working directory of an attempt, ATTEMPT/
 Text is what the file system's own encoding makes of the bytes, here and in the frames: with surrogate escapes a node
 in the C locale keeps every name as it is.
 """
+
 import errno
 import glob
 import hashlib
@@ -47,6 +48,7 @@ Reply = Tuple[Dict[str, Any], bytes]
 
 
 # ---------------------------------------------------------------- processes
+
 
 def boot_id() -> str:
     try:
@@ -127,6 +129,7 @@ def send_signal(pids: Iterable[int], number: int) -> None:
 
 
 # ---------------------------------------------------------------- files
+
 
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
@@ -315,8 +318,9 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
     return max(signal.sigpending() & set(numbers), default=0)
 
 
-def run_tree(argv: List[str], env: Dict[str, str], work: str, umask: int, report: int, until: Optional[float],
-             grace: float) -> Tuple[str, int, int]:
+def run_tree(
+    argv: List[str], env: Dict[str, str], work: str, umask: int, report: int, until: Optional[float], grace: float
+) -> Tuple[str, int, int]:
     """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process)."""
     child = os.fork()
     if child == 0:
@@ -359,8 +363,18 @@ def run_tree(argv: List[str], env: Dict[str, str], work: str, umask: int, report
     return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak
 
 
-def supervise(where: str, work: str, argv: List[str], env: Dict[str, str], umask: int, timeout: Optional[float],
-              patterns: List[str], grace: float, running: str, report: int) -> None:
+def supervise(
+    where: str,
+    work: str,
+    argv: List[str],
+    env: Dict[str, str],
+    umask: int,
+    timeout: Optional[float],
+    patterns: List[str],
+    grace: float,
+    running: str,
+    report: int,
+) -> None:
     """See one command to its end, whatever becomes of the agent, and write its record."""
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
@@ -411,10 +425,11 @@ def ask_to_end(where: str) -> bool:
 
 # ---------------------------------------------------------------- the agent
 
+
 def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while len(view):
-        view = view[os.write(fd, view):]
+        view = view[os.write(fd, view) :]
 
 
 def reap() -> None:
@@ -461,7 +476,9 @@ class Agent(object):
         self.forget_the_dead()
         self.env = dict(os.environ)
         self.env.pop("PERSISTENT_RUNNER_PROOF", None)
-        self.shell = next(((s, o) for s, o in (("bash", "set -eo pipefail\n"), ("sh", "set -e\n")) if shutil.which(s)), None)
+        self.shell = next(
+            ((s, o) for s, o in (("bash", "set -eo pipefail\n"), ("sh", "set -e\n")) if shutil.which(s)), None
+        )
         self.watches = {}  # type: Dict[int, Watch]  # by request
         self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
         self.incoming = bytearray()
@@ -506,15 +523,25 @@ class Agent(object):
             head, body = struct.unpack(">II", bytes(self.incoming[:8]))
             if len(self.incoming) < 8 + head + body:
                 return
-            header = json.loads(os.fsdecode(bytes(self.incoming[8:8 + head])))
-            content = bytes(self.incoming[8 + head:8 + head + body])
-            del self.incoming[:8 + head + body]
+            header = json.loads(os.fsdecode(bytes(self.incoming[8 : 8 + head])))
+            content = bytes(self.incoming[8 + head : 8 + head + body])
+            del self.incoming[: 8 + head + body]
             yield header, zlib.decompress(content) if header.get("z") else content
 
     def serve(self) -> None:
         write_all(1, b"\n" + self.config["nonce"].encode() + b"\n")
-        self.send({"t": "hello", "version": VERSION, "epoch": self.epoch, "root": self.root, "boot": boot_id(),
-                   "host": socket.gethostname(), "python": sys.version.split()[0], "cores": os.cpu_count() or 1})
+        self.send(
+            {
+                "t": "hello",
+                "version": VERSION,
+                "epoch": self.epoch,
+                "root": self.root,
+                "boot": boot_id(),
+                "host": socket.gethostname(),
+                "python": sys.version.split()[0],
+                "cores": os.cpu_count() or 1,
+            }
+        )
         while True:
             by_fd = dict((watch.fd, request_id) for request_id, watch in self.watches.items() if watch.fd is not None)
             poll = select.poll()
@@ -606,7 +633,7 @@ class Agent(object):
         for path, mode, size in files:
             target = plain_path(work, path)
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            write_whole(target, body[at:at + size], mode)
+            write_whole(target, body[at : at + size], mode)
             os.chmod(target, mode)
             at += size
 
@@ -616,7 +643,9 @@ class Agent(object):
         hosts = os.path.join(where, "hosts")
         write_whole(hosts, (socket.gethostname() + "\n").encode() * cores)
         env = dict(self.env, **header["env"])
-        env.update({MARKER: os.path.join(self.root, command), "TRIAL_CORES": str(cores), "TRIAL_HOSTS": hosts, "PWD": work})
+        env.update(
+            {MARKER: os.path.join(self.root, command), "TRIAL_CORES": str(cores), "TRIAL_HOSTS": hosts, "PWD": work}
+        )
         if header.get("setup"):
             env["SETUP_DIR"] = plain_path(self.root, header["setup"])
         if self.shell is None:
@@ -628,8 +657,18 @@ class Agent(object):
         try:
             if os.fork() == 0:
                 try:
-                    supervise(where, work, argv, env, self.umask, header.get("timeout"), header["outputs"],
-                              self.config["grace"], self.entry(command), report)
+                    supervise(
+                        where,
+                        work,
+                        argv,
+                        env,
+                        self.umask,
+                        header.get("timeout"),
+                        header["outputs"],
+                        self.config["grace"],
+                        self.entry(command),
+                        report,
+                    )
                 finally:
                     os._exit(0)
         except OSError:

@@ -46,6 +46,7 @@ _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
 _MISREAD = re.compile(r"[\\\0\n\r:]")
+_KEPT_LOG = re.compile(r"command-\d+\.log", re.IGNORECASE)
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -107,7 +108,7 @@ class WorkDir:
     @property
     def connection(self) -> Connection:
         """The Fabric connection to the node, for whatever the three verbs do not cover."""
-        self._check()
+        self.check()
         connection = self._link.connection
         if connection is None:
             raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
@@ -119,7 +120,7 @@ class WorkDir:
         A folder's contents land in the working directory. `parameters.json` holds all parameters pushed so far. Raises
         ConfigError for an input that is missing or does not render. Files travel with the next `run`.
         """
-        self._check()
+        self.check()
         self._parameters |= parameters
         files = walk_inputs(self._inputs_root, inputs)
         for path, data, mode in render_inputs(files, self._parameters, self._delimiters):
@@ -141,7 +142,7 @@ class WorkDir:
         `on_line` gets each line as it is printed, in the calling thread; what it raises ends the process tree and is
         raised from here.
         """
-        self._check()
+        self.check()
         if self._seq == 0 and "parameters.json" not in self._pushed:
             self.push()
         limit = parse_duration(timeout).total_seconds() if timeout is not None else None
@@ -206,20 +207,17 @@ class WorkDir:
         if self._running is not None:
             self._link.kill(self.attempt, self._running)
 
-    def acknowledge(self) -> None:
-        """Say that all of this attempt is here: its directory on the node is deleted."""
-        self._link.drop(self.attempt)
-
-    # -- within
-
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise the fault of the machine that this directory has met, if any."""
         if self._dead is not None:
             raise self._dead
+
+    # -- within
 
     @contextlib.contextmanager
     def _machine(self) -> Iterator[None]:
         """Within: a fault of the machine makes this directory dead; a dead one raises what killed it."""
-        self._check()
+        self.check()
         try:
             yield
         except _MACHINE_FAULTS as error:
@@ -237,7 +235,7 @@ class WorkDir:
         for path, data, mode in files:
             if len(data) > _IN_FRAME:
                 transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
-        self._check()
+        self.check()
         printed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         started = self._link.start(
             self.attempt,
@@ -344,6 +342,8 @@ class WorkDir:
             return "named as only some systems allow"
         if _MISREAD.search(name):
             return "named with a character that another system reads otherwise"
+        if _KEPT_LOG.fullmatch(name):
+            return "named like the log that is kept beside it"
         if (other := self._local_names.setdefault(name.casefold(), name)) != name:
             return f"named like {other} but for upper and lower case"
         return ""

@@ -57,7 +57,8 @@ class Loop:
 
     `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future. With `distributions` the main
     thread asks for all parameters (study.toml); without, the objective suggests them itself. An exception of the
-    objective's own ends the study unless it is in `catch`. `on_turn` is called at least twice a second.
+    objective's own ends the study unless it is in `catch`. `acknowledge(number, attempt)` is called when a result is on
+    the disk. `on_turn` is called at least twice a second.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Loop:
         distributions: Mapping[str, BaseDistribution] | None = None,
         node: str = "",
         catch: tuple[type[Exception], ...] = (),
+        acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
         on_turn: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._study = study
@@ -87,6 +89,7 @@ class Loop:
         self._distributions = dict(distributions) if distributions is not None else None
         self._node = node
         self._catch = catch
+        self._acknowledge = acknowledge
         self._on_turn = on_turn
         self._running: dict[int, Running] = {}
         self._outbox: dict[int, tuple[optuna.Trial, TrialState, list[float] | None, dict[str, Any]]] = {}
@@ -300,6 +303,8 @@ class Loop:
             kind="result", trial=number, state=state.name, values=values, params=running.params, facts=facts
         )
         self._outbox[number] = (running.trial, state, values, facts)
+        if state != TrialState.FAIL:  # what a failed one left on the node may say why
+            self._acknowledge(number, running.attempt)
         self._failures_in_a_row = self._failures_in_a_row + 1 if state == TrialState.FAIL else 0
         self.progress.settled_now += 1
         self.progress.seconds_of_trials += seconds

@@ -21,8 +21,8 @@ from persistent_runner.errors import (
     ReleaseUnconfirmed,
     RunnerError,
 )
-from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.cluster import Setup
+from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import lease_name
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.recovery import Backoff

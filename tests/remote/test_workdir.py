@@ -317,11 +317,3 @@ def test_a_file_that_changes_after_the_exit(sshd_site: Site) -> None:
     with pytest.raises(ResultMissing, match=r"big cannot be read: .*No such file"):
         work.pull("big")
     assert list(work.folder.glob("big*")) == []
-
-
-def test_acknowledge(sshd_site: Site) -> None:
-    """An attempt that is all here is deleted on the node."""
-    work = sshd_site.work()
-    work.run("mkdir -p a/b; touch a/b/c")
-    work.acknowledge()
-    until(lambda: not (sshd_site.root / "00000.1").exists(), "the directory goes")

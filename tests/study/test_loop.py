@@ -14,7 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost, RunnerError
+from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost, ResultMissing, RunnerError
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study.loop import ATTEMPTS, Loop, StorageAway, StudyFailed
@@ -146,6 +146,22 @@ def test_runs_up_to_the_total_and_never_more_at_a_time_than_the_capacity(study, 
     assert (progress.complete, progress.total, most) == (6, 6, 2)
     assert states(study) == ["COMPLETE"] * 6
     assert progress.best == (study.best_trial.number, study.best_value)
+
+
+def test_an_attempt_is_acknowledged_when_its_result_is_on_the_disk(study, folder) -> None:
+    """The node may forget an attempt only after the journal has it; what failed stays on the node."""
+    seen = []
+
+    def acknowledge(number: int, attempt: int) -> None:
+        seen.append((number, attempt, [r["trial"] for r in folder.journal() if r["kind"] == "result"]))
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if trial.number == 1:
+            raise ResultMissing("no report")
+        return value_of(trial, work)
+
+    a_loop(study, folder, objective, limits=Limits(3), capacity=1, acknowledge=acknowledge).run()
+    assert seen == [(0, 1, [0]), (2, 1, [0, 1, 2])]
 
 
 def test_goes_on_where_it_stopped(stored, folder) -> None:
