@@ -3,13 +3,16 @@
 ::
 
     8  cli.py                                  run-study and persistent-runner (click), lazy imports
-    7  runner.py  check.py  live.py  site.py   puts the house together; site.py alone chooses a platform
+    7  runner.py  plan.py  check.py  live.py   puts the house together
+       site.py                                 the only file that chooses a platform
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
-    5  study/                |  rescale/       study.toml, the loop, results  |  the wire, the client
+         local attach process | server http checks catalogue | jobs job files processes clock | sshd
+    5  study/    spec toml space | objective results | loop progress resume returned | run_folder storage summary
+       rescale/  api | client transport
     4  pool.py                                 trials onto nodes
-    3  lease/                                  a hold on a cluster
-    2  remote/                                 a way onto its machines
-    1  recovery.py  settings.py  render.py  duration.py  interrupts.py  spelling.py  errors.py
+    3  lease/    platform | manager cluster stopper meter progress | keeper | ledger
+    2  remote/   node | ssh | agent launch frames link | transfer | workdir
+    1  errors.py  recovery.py  settings.py  render.py  duration.py  interrupts.py  spelling.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

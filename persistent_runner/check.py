@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from persistent_runner.plan import complete, load_study, request_of, run_path
 from persistent_runner.pool import trials_at_a_time
 from persistent_runner.render import render_inputs, walk_inputs
-from persistent_runner.runner import complete, load_study, request_of, run_path
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
 from persistent_runner.study.objective import CommandObjective, load_python_objective

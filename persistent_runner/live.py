@@ -44,6 +44,16 @@ def logging_to(console: Console, *, level: int) -> Iterator[None]:
         ours.setLevel(before)
 
 
+def log_by_default() -> None:
+    """Show progress on stderr in a script or a notebook that has set up no logging of its own, as Optuna does."""
+    ours = logging.getLogger("persistent_runner")
+    if not ours.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+
+
 class _AboveTheTable(logging.Handler):
     """Prints through the console, which keeps the live table below the lines."""
 

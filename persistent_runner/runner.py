@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +22,14 @@ from persistent_runner.duration import parse_duration
 from persistent_runner.errors import ConfigError, PlatformError
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.lease.cluster import Setup
-from persistent_runner.lease.keeper import job_command
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest, Quote, Software
+from persistent_runner.live import log_by_default
+from persistent_runner.plan import complete, limits_of, load_study, request_of, run_path, setup_of
 from persistent_runner.pool import Pool
 from persistent_runner.remote import ssh
-from persistent_runner.settings import Settings, load_settings, state_dir
+from persistent_runner.settings import load_settings, state_dir
 from persistent_runner.site import Site, choose_platform, line_before_money
 from persistent_runner.study.loop import Loop, StorageAway
 from persistent_runner.study.objective import CommandObjective, load_python_objective
@@ -37,7 +37,6 @@ from persistent_runner.study.progress import Limits, settled
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.spec import StudySpec
 from persistent_runner.study.storage import open_study
 from persistent_runner.study.summary import summarize
 
@@ -50,7 +49,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from persistent_runner.render import Delimiters
+    from persistent_runner.settings import Settings
     from persistent_runner.study.progress import Progress
+    from persistent_runner.study.spec import StudySpec
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ def lease(
         raise ConfigError(f"lease: {wrong}", remedy="Nothing was leased.") from None
     except ValueError as error:
         raise ConfigError(f"lease: {error}", remedy="Nothing was leased.") from None
+    log_by_default()
     setup = Setup(tuple(setup_inputs), setup_command, Path.cwd()) if setup_inputs or setup_command else None
     site = choose_platform(load_settings(profile=profile))
     try:
@@ -132,11 +134,6 @@ def _lease(
     )
 
 
-def complete(request: LeaseRequest, site: Site) -> LeaseRequest:
-    """Return a request with the job's command and our public key."""
-    return request.model_copy(update={"command": job_command(request.name), "public_key": ssh.public_line(site.key)})
-
-
 # -- optimize
 
 
@@ -161,6 +158,7 @@ def optimize(
     """
     if (n_trials is None) == (total_trials is None):
         raise ConfigError("optimize needs n_trials or total_trials, one of them", remedy="Write n_trials=20.")
+    log_by_default()
     settings = load_settings()
     folder = RunFolder(run_path(settings, study.study_name), study.study_name)
     with Interrupts() as interrupts, folder:
@@ -230,11 +228,6 @@ def _run_trials(
         pool.close()
 
 
-def run_path(settings: Settings, name: str) -> Path:
-    """Return the folder of a study's results; what no folder's name can hold becomes a hyphen."""
-    return settings.runs_dir.absolute() / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".")[:80] or "study")
-
-
 # -- run-study
 
 
@@ -287,7 +280,7 @@ def run_study(
                             folder=folder,
                             interrupts=interrupts,
                             inputs_root=spec.folder,
-                            limits=_limits(spec),
+                            limits=limits_of(spec),
                             trial_cores=spec.trial.cores,
                             max_concurrent=spec.trial.max_concurrent,
                             delimiters=spec.trial.template.delimiters,
@@ -322,7 +315,7 @@ def _leased(
 ) -> Iterator[ClusterLease]:
     """Hold the cluster that a study.toml asks for; on every way out it is released and the release confirmed."""
     with interrupts.at_once():
-        site = choose_platform(settings)
+        site = choose_platform(settings, stop=interrupts.asked)
     try:
         with interrupts.at_once():
             request = complete(request_of(spec), site)
@@ -360,40 +353,3 @@ def _released(cluster: ClusterLease, site: Site, *, force: bool) -> Iterator[Non
         cluster.release(force=force)
         raise
     cluster.release(force=force)
-
-
-def _limits(spec: StudySpec) -> Limits:
-    most = spec.study.max_time
-    return Limits(
-        spec.study.n_trials,
-        max_seconds=most.total_seconds() if most else None,
-        max_consecutive_failures=spec.study.max_consecutive_failures,
-    )
-
-
-def load_study(path: str | Path, sets: Sequence[str], n_trials: int | None, max_concurrent: int | None) -> StudySpec:
-    """Return a study.toml with what the command line says instead."""
-    named = {"study.n_trials": n_trials, "trial.max_concurrent": max_concurrent}
-    return StudySpec.load(Path(path), [*sets, *(f"{key}={value}" for key, value in named.items() if value is not None)])
-
-
-def request_of(spec: StudySpec) -> LeaseRequest:
-    """Return what a study asks of a platform; the command and the key are added when it is leased."""
-    cluster = spec.cluster
-    return LeaseRequest(
-        name=lease_name(spec.study.name),
-        command="",
-        core_type=cluster.core_type,
-        cores=cluster.cores,
-        walltime=cluster.walltime,
-        priority=cluster.priority,
-        project=cluster.project,
-        software=cluster.software,
-        env=cluster.env,
-    )
-
-
-def setup_of(spec: StudySpec) -> Setup | None:
-    """Return what a study does once on every new lease."""
-    setup = spec.setup
-    return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None

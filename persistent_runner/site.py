@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, PlatformRefused
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
 from persistent_runner.settings import (
@@ -20,6 +20,7 @@ from persistent_runner.settings import (
 )
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from datetime import timedelta
 
@@ -53,17 +54,17 @@ class Site:
         return not is_loopback(self.base_url)
 
 
-def choose_platform(settings: Settings, *, leases: bool = True) -> Site:
+def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.Event | None = None) -> Site:
     """Return the platform of the profile, or the local platform where none is named.
 
     Raises ConfigError for a profile, a key or an SSH key that cannot be used, PlatformRefused when the API key is not
-    accepted. `leases` False is for a look that leases nothing.
+    accepted. `leases` False is for a look that leases nothing; a set `stop` ends the repeats of failed requests.
     """
     if settings.profile is None:
         from persistent_runner.local_platform.attach import ensure_process
 
         local = ensure_process(state_dir())
-        platform = RescalePlatform(local.base_url, local.api_key)
+        platform = RescalePlatform(local.base_url, local.api_key, stop=stop)
         key = ssh.load_key(local.ssh_key)
         poll = settings.poll_interval(local.base_url)
         return Site("local", local.base_url, platform, key, str(local.ssh_key), poll, local.close)
@@ -74,13 +75,19 @@ def choose_platform(settings: Settings, *, leases: bool = True) -> Site:
     site = Site(
         account.name,
         account.base_url,
-        RescalePlatform(account.base_url, account.api_key),
+        RescalePlatform(account.base_url, account.api_key, stop=stop),
         ssh.load_key(path),
         str(path),
         settings.poll_interval(account.base_url),
     )
     try:
         site.platform.me()  # the key is refused here, before anything else is asked
+    except PlatformRefused as error:
+        site.close()
+        if error.status != 401:
+            raise
+        came = f"{error.message} It came from {account.source}."
+        raise PlatformRefused(came, remedy=error.remedy, status=401) from None
     except BaseException:
         site.close()
         raise

@@ -21,6 +21,7 @@ FLOORS = {
     "check": 7,
     "live": 7,
     "site": 7,
+    "plan": 7,
     "local_platform": 6,
     "study": 5,
     "rescale": 5,

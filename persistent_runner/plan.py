@@ -1,0 +1,69 @@
+"""What a study.toml asks for: the request of a lease, its setup, the limits of the loop."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from persistent_runner.lease.cluster import Setup
+from persistent_runner.lease.keeper import job_command
+from persistent_runner.lease.manager import lease_name
+from persistent_runner.lease.platform import LeaseRequest
+from persistent_runner.remote import ssh
+from persistent_runner.study.progress import Limits
+from persistent_runner.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from persistent_runner.settings import Settings
+    from persistent_runner.site import Site
+
+
+def limits_of(spec: StudySpec) -> Limits:
+    """Return when a study stops asking."""
+    most = spec.study.max_time
+    return Limits(
+        spec.study.n_trials,
+        max_seconds=most.total_seconds() if most else None,
+        max_consecutive_failures=spec.study.max_consecutive_failures,
+    )
+
+
+def load_study(path: str | Path, sets: Sequence[str], n_trials: int | None, max_concurrent: int | None) -> StudySpec:
+    """Return a study.toml with what the command line says instead."""
+    named = {"study.n_trials": n_trials, "trial.max_concurrent": max_concurrent}
+    return StudySpec.load(Path(path), [*sets, *(f"{key}={value}" for key, value in named.items() if value is not None)])
+
+
+def request_of(spec: StudySpec) -> LeaseRequest:
+    """Return what a study asks of a platform; the command and the key are added when it is leased."""
+    cluster = spec.cluster
+    return LeaseRequest(
+        name=lease_name(spec.study.name),
+        command="",
+        core_type=cluster.core_type,
+        cores=cluster.cores,
+        walltime=cluster.walltime,
+        priority=cluster.priority,
+        project=cluster.project,
+        software=cluster.software,
+        env=cluster.env,
+    )
+
+
+def setup_of(spec: StudySpec) -> Setup | None:
+    """Return what a study does once on every new lease."""
+    setup = spec.setup
+    return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None
+
+
+def complete(request: LeaseRequest, site: Site) -> LeaseRequest:
+    """Return a request with the job's command and our public key."""
+    return request.model_copy(update={"command": job_command(request.name), "public_key": ssh.public_line(site.key)})
+
+
+def run_path(settings: Settings, name: str) -> Path:
+    """Return the folder of a study's results; what no folder's name can hold becomes a hyphen."""
+    return settings.runs_dir.absolute() / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".")[:80] or "study")
