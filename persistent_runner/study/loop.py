@@ -239,9 +239,11 @@ class Loop:
         except optuna.TrialPruned as pruned:
             self._commit(running, TrialState.PRUNED, seconds, failure=str(pruned))
         except TrialFailed as error:
-            log.warning("%s", error)
-            self._commit(running, TrialState.FAIL, seconds, failure=error.message)
-            self._blow_fuse(error.message, error.remedy)
+            # A reader of files does not know whose they are.
+            message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+            log.warning("%s\n%s", message, error.remedy)
+            self._commit(running, TrialState.FAIL, seconds, failure=message)
+            self._blow_fuse(message, error.remedy)
         except AttemptLost as error:
             self._again(running, error, seconds)
         except RunnerError as error:

@@ -162,6 +162,7 @@ def test_an_attempt_is_acknowledged_when_its_result_is_on_the_disk(study, folder
 
     a_loop(study, folder, objective, limits=Limits(3), capacity=1, acknowledge=acknowledge).run()
     assert seen == [(0, 1, [0]), (2, 1, [0, 1, 2])]
+    assert failures(study) == ["", "trial 1: no report", ""]
 
 
 def test_goes_on_where_it_stopped(stored, folder) -> None:
