@@ -241,7 +241,7 @@ class Loop:
         except TrialFailed as error:
             # A reader of files does not know whose they are.
             message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
-            log.warning("%s\n%s", message, error.remedy)
+            log.warning("%s", "\n".join(filter(None, (message, error.remedy))))
             self._commit(running, TrialState.FAIL, seconds, failure=message)
             self._blow_fuse(message, error.remedy)
         except AttemptLost as error:
