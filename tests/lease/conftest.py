@@ -1,4 +1,4 @@
-"""Leases on the local platform, with a real SSH connection to its head node."""
+"""Leases on the local platform, whose head node is its own SSH server or OpenSSH's."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import fabric
-import paramiko
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from persistent_runner.errors import ConnectionLost
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.local_platform.local import FAST, LocalRescale
 from persistent_runner.recovery import Backoff
+from persistent_runner.remote.ssh import Login, load_key
 from persistent_runner.rescale.client import RescalePlatform
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistent_runner.remote.node import Node
+    from tests.openssh import OpenSsh
 
 QUICK = Backoff(first=0.01, most=0.05, total=30)
 POLL = timedelta(seconds=0.02)
@@ -67,28 +66,18 @@ def slow(tmp_path: Path) -> Iterator[LocalRescale]:
 class Leases:
     """Makes leases on one platform and releases what a test has left."""
 
-    def __init__(self, rescale: LocalRescale, key: Key, folder: Path) -> None:
+    def __init__(self, rescale: LocalRescale, key: Key, folder: Path, sshd: OpenSsh | None = None) -> None:
         self.rescale = rescale
         self.platform = RescalePlatform(rescale.base_url, rescale.api_key, backoff=QUICK)
         self.ledger = Ledger(folder / "ledger", base_url=rescale.base_url, profile="local", folder="runs/x")
         self.released = 0
         self._key = key
+        self._sshd = sshd
+        self._login = Login(load_key(sshd.key if sshd else key.path), key_name=str(key.path))
         self._made: list[ClusterLease] = []
 
-    def connect(self, node: Node) -> fabric.Connection:
-        connection = fabric.Connection(
-            node.address,
-            user=node.user,
-            port=node.port,
-            config=fabric.Config(lazy=True),
-            connect_kwargs={"key_filename": str(self._key.path), "allow_agent": False, "look_for_keys": False},
-        )
-        try:
-            connection.open()
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            connection.close()
-            raise ConnectionLost(f"{node}: {error}") from error
-        return connection
+    def connect(self, node: Node) -> Any:
+        return self._login.connect(self._sshd.node() if self._sshd else node)
 
     def request(self, **changes: Any) -> LeaseRequest:
         return LeaseRequest(
@@ -133,10 +122,10 @@ class Leases:
         self.platform.close()
 
 
-@pytest.fixture
-def leases(rescale: LocalRescale, key: Key, tmp_path: Path) -> Iterator[Leases]:
-    """Make leases on the local platform."""
-    made = Leases(rescale, key, tmp_path)
+@pytest.fixture(params=["local platform", "openssh"])
+def leases(request: pytest.FixtureRequest, rescale: LocalRescale, key: Key, tmp_path: Path) -> Iterator[Leases]:
+    """Make leases on the local platform, with either SSH server as the head node."""
+    made = Leases(rescale, key, tmp_path, request.getfixturevalue("sshd") if request.param == "openssh" else None)
     yield made
     made.close()
 
