@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from persistent_runner.plan import complete, load_study, request_of, run_path
+from persistent_runner.plan import check_fits, complete, load_study, request_of, run_path
 from persistent_runner.pool import trials_at_a_time
 from persistent_runner.render import render_inputs, walk_inputs
 from persistent_runner.settings import load_settings
@@ -45,6 +45,7 @@ def check_study(
     try:
         request = complete(request_of(spec), site)
         quote = site.platform.quote(request)
+        check_fits(spec, quote)
     finally:
         site.close()
     return {

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persistent_runner.errors import ConfigError
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.keeper import job_command
 from persistent_runner.lease.manager import lease_name
@@ -17,6 +18,7 @@ from persistent_runner.study.spec import StudySpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from persistent_runner.lease.platform import Quote
     from persistent_runner.settings import Settings
     from persistent_runner.site import Site
 
@@ -57,6 +59,16 @@ def setup_of(spec: StudySpec) -> Setup | None:
     """Return what a study does once on every new lease."""
     setup = spec.setup
     return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None
+
+
+def check_fits(spec: StudySpec, quote: Quote) -> None:
+    """Raise ConfigError for what this version cannot run on the cluster that a study asks for."""
+    if quote.nodes > 1:
+        raise ConfigError(
+            f"[cluster] cores: {spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and "
+            f"trials on more than the head node are not built yet",
+            remedy=f"Ask for {quote.cores_per_node} cores or fewer.",
+        )
 
 
 def complete(request: LeaseRequest, site: Site) -> LeaseRequest:

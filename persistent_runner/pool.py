@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0  # for a trial's thread to see that its link is gone
+CLOSE_SECONDS = 5.0  # for the threads of all trials to see that their link is gone
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,8 @@ class Pool:
     """The head node of a lease as a place where trials run, several at a time.
 
     `run` names this run's folder on the node, `folder` is where results are kept here, `inputs_root` is what pushed
-    paths are relative to. `trial_cores` None means all cores: one trial at a time. Open it before the first trial.
+    paths are relative to. `trial_cores` None means all cores of the node: one trial at a time. Open it before the first
+    trial.
     """
 
     def __init__(
@@ -76,12 +78,11 @@ class Pool:
         hello = self._link.open()
         self.node = hello.host
         cores = self._lease.cores_per_node or hello.cores
-        trial_cores = self._trial_cores or self._lease.request.cores
-        self._trial_cores = trial_cores
-        if trial_cores > self._lease.request.cores:
+        trial_cores = self._trial_cores = self._trial_cores or cores
+        if trial_cores > cores:
             raise ConfigError(
-                f"a trial of {trial_cores} cores does not fit a cluster of {self._lease.request.cores}",
-                remedy="Lower [trial] cores or raise [cluster] cores.",
+                f"a trial of {trial_cores} cores does not fit a node of {cores}, and none can span nodes yet",
+                remedy="Lower the cores of a trial.",
             )
         self.capacity = trials_at_a_time(cores, trial_cores, self._max_concurrent)
         if len(self._lease.nodes) > 1:
@@ -113,6 +114,12 @@ class Pool:
             thread.start()
         return future
 
+    @property
+    def trial_price(self) -> float | None:
+        """The price of a trial's share of the cluster per hour; None where the cluster's is not known."""
+        price, cores = self._lease.price, self._trial_cores
+        return None if price is None or cores is None else price * cores / self._lease.request.cores
+
     def acknowledge(self, number: int, attempt: int) -> None:
         """Say that all of an attempt is safe here: its directory on the node is deleted."""
         self._link.drop(f"{number:05d}.{attempt}")
@@ -129,8 +136,9 @@ class Pool:
         self._link.close()
         with self._lock:
             threads = list(self._running.values())
-        for thread in threads:  # an objective that computes for long is not waited for
-            thread.join(CLOSE_SECONDS)
+        until = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:  # objectives that compute for long are not waited for
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _workdir(self, attempt: str, number: int, folder: Path, inputs_root: Path, label: str = "") -> WorkDir:
         return WorkDir(

@@ -58,7 +58,3 @@ def recover(
                 raise
             next(mend for kind, mend in remedies.items() if isinstance(error, kind))(error)
             repeat += 1
-
-
-def nothing(_: Exception) -> None:
-    """Mend nothing: the same call again is the remedy."""

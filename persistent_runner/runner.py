@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import sys
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest, Quote, Software
 from persistent_runner.live import log_by_default
-from persistent_runner.plan import complete, limits_of, load_study, request_of, run_path, setup_of
+from persistent_runner.plan import check_fits, complete, limits_of, load_study, request_of, run_path, setup_of
 from persistent_runner.pool import Pool
 from persistent_runner.remote import ssh
 from persistent_runner.settings import load_settings, state_dir
@@ -37,7 +38,7 @@ from persistent_runner.study.progress import Limits, settled
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.storage import open_study
+from persistent_runner.study.storage import open_study, root_cause
 from persistent_runner.study.summary import summarize
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ def _run_trials(
             interrupts=interrupts,
             distributions=distributions,
             node=pool.node,
+            price=pool.trial_price,
             catch=catch,
             on_turn=view.show if view is not None else lambda _: None,
         ).run()
@@ -233,11 +235,14 @@ def _run_trials(
 
 @dataclass
 class StudyRun:
-    """What `run_study` leaves: the study, its folder, the summary that `summary.json` holds, and the exit code."""
+    """What `run_study` leaves: the study, its folder, the summary that `summary.json` holds, and the exit code.
+
+    `seconds_leased` and `cost` in the summary are of this start.
+    """
 
     study: optuna.Study
     folder: Path
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=lambda: {"seconds_leased": 0.0, "cost": 0.0})
     exit_code: int = 0
     table: pd.DataFrame | None = field(default=None, repr=False)
 
@@ -292,15 +297,26 @@ def run_study(
             if not interrupts.count:
                 raise
         finally:
-            with contextlib.suppress(StorageInternalError):  # whatever ended the study is more important
+            with _less_important():
                 run.table = write_table(folder, run.study)
                 run.summary |= summarize(spec, run.study)
                 folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
-        if run.table is None:
-            raise StorageAway("the study's storage does not answer, so there is no table", remedy="Run the line again.")
         if interrupts.count:
             run.exit_code = 130
     return run
+
+
+@contextlib.contextmanager
+def _less_important() -> Iterator[None]:
+    """Let a table that cannot be written hide nothing that ended the study; where nothing did, raise."""
+    ended = sys.exception() is not None
+    try:
+        yield
+    except (OSError, StorageInternalError) as error:
+        text = f"the tables could not be written: {root_cause(error)}"
+        if not ended:
+            raise StorageAway(text, remedy="All results are in the journal; run the same line again.") from None
+        log.warning(text)
 
 
 @contextlib.contextmanager
@@ -320,6 +336,7 @@ def _leased(
         with interrupts.at_once():
             request = complete(request_of(spec), site)
             quote = site.platform.quote(request)
+            check_fits(spec, quote)
             confirm(line_before_money(request, quote, site), site.costs_money)
         cluster = _lease(
             site,

@@ -189,9 +189,15 @@ def refuse_real_platform(account: Account) -> None:
 def state_dir() -> Path:
     """Return the user's state directory (ledger, proofs, pinned host keys), created for the user alone (0700)."""
     path = Path(platformdirs.user_state_dir("persistent_runner", appauthor=False))
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if _open_to_others(path):
-        path.chmod(0o700)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _open_to_others(path):
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"The state directory {path} cannot be made: {error.strerror}.",
+            remedy="Make your home writable, or set XDG_STATE_HOME to a folder that is.",
+        ) from None
     return path
 
 

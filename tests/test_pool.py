@@ -171,7 +171,7 @@ def test_all_cores_by_default(pools: Pools) -> None:
 
 def test_a_trial_too_big(pools: Pools) -> None:
     """A trial that can never fit is refused."""
-    with pytest.raises(ConfigError, match="a trial of 3 cores does not fit a cluster of 2"):
+    with pytest.raises(ConfigError, match="a trial of 3 cores does not fit a node of 2"):
         pools.pool(trial_cores=3)
 
 

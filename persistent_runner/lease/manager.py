@@ -230,6 +230,8 @@ class ClusterLease:
             if self.state.executing:
                 self._meter.start()
                 return
+            if self.state.ended and self.state.by_somebody:
+                raise LeaseLost(f"Job {self.job_id} was stopped by somebody else: {self._obituary()}")
             if self.state.ended:
                 raise NoCapacity(f"Job {self.job_id} ended before it could be used: {self._obituary()}")
             if time.monotonic() > deadline:
@@ -347,6 +349,7 @@ class ClusterLease:
 
     def unconfirmed(self, why: str) -> ReleaseUnconfirmed:
         """Return the error that says what may still run, and until when."""
+        self._guard.remove()  # it was tried, and a process that ends must not try for another hour
         where = f" at {self._url}" if self._url else ""
         return ReleaseUnconfirmed(
             f"Job {self.job_id} may still run and cost money: {why.rstrip('.')}. "

@@ -60,7 +60,8 @@ class LeaseState:
 
     `status` is its own word for the newest state and `reason` its explanation, both for people. `submitted`: it was
     handed in. `executing`: the command runs. `ending`: a stop is under way. `ended`: the command is over for good.
-    `stopped`: the machines are gone, nothing costs any more. An unknown status sets none of them.
+    `stopped`: the machines are gone, nothing costs any more. `by_somebody`: a person asked for the end. An unknown
+    status sets none of them.
     """
 
     status: str
@@ -70,6 +71,7 @@ class LeaseState:
     ending: bool = False
     ended: bool = False
     stopped: bool = False
+    by_somebody: bool = False
 
     def __str__(self) -> str:
         return f"{self.status}, {self.reason}" if self.reason else self.status

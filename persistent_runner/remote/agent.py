@@ -267,7 +267,7 @@ try:  # here, once: in each supervisor it would cost some milliseconds
     import ctypes
 
     PRCTL = ctypes.CDLL(None).prctl  # type: Any
-except (ImportError, OSError, AttributeError):
+except (ImportError, OSError, AttributeError, TypeError):  # TypeError is Windows: its driver imports this file too
     PRCTL = None
 
 
@@ -387,6 +387,9 @@ def supervise(
     close_inherited({0, 1, 2, report})
     become_subreaper()
     me = os.getpid()
+    spare = os.path.join(where, "exit.spare")
+    with open(spare, "wb") as f:  # room for the record of a command that fills the disk
+        f.write(b" " * 4096)
     started = (process_stat(me) or ("", 0, ""))[2]
     record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
     write_whole(os.path.join(where, "pid"), record)
@@ -399,7 +402,14 @@ def supervise(
         state, code, peak = run_tree(argv, env, work, umask, report, begun + timeout if timeout else None, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
     ended["manifest"] = manifest_of(work, patterns)
-    write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
+    try:
+        write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
+        remove(spare)
+    except OSError:
+        ended["manifest"] = []
+        with open(spare, "r+b") as f:
+            f.write(json.dumps(ended).encode())  # the spaces behind it are JSON as well
+        os.rename(spare, os.path.join(where, "exit.json"))
     remove(running)
     os.write(report, b"x")
 
@@ -578,7 +588,9 @@ class Agent(object):
         except Exception as e:  # one bad request must not end the agent: it would come again to the next one
             number = getattr(e, "errno", None)
             kind = "disk" if number in (errno.ENOSPC, errno.EDQUOT) else "refused"
-            text = "%s: %s" % (os.strerror(number), getattr(e, "filename", None)) if number else str(e) or repr(e)
+            text = ": ".join(filter(None, [os.strerror(number), getattr(e, "filename", None)])) if number else repr(e)
+            if isinstance(e, ValueError):
+                text = str(e)
             reply = {"t": "error", "kind": kind, "text": text}, b""
         return None if reply is None else (dict(reply[0], id=header["id"]), reply[1])
 

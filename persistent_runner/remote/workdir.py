@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_IN_FRAME = 1 << 18  # bytes; a bigger file goes ahead in pieces
+_IN_FRAME = 1 << 20  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
@@ -232,8 +232,12 @@ class WorkDir:
         files: list[tuple[str, bytes, int]],
         **command: Any,
     ) -> Exit:
-        for path, data, mode in files:
-            if len(data) > _IN_FRAME:
+        along, room = [], _IN_FRAME
+        for path, data, mode in sorted(files, key=lambda file: len(file[1])):
+            if len(data) <= room:
+                room -= len(data)
+                along.append((path, data, mode))
+            else:
                 transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
         self.check()
         printed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -243,7 +247,7 @@ class WorkDir:
             env=self._env,
             cores=self.cores,
             setup=self._setup,
-            files=[file for file in files if len(file[1]) <= _IN_FRAME],
+            files=along,
             on_log=printed.put if on_line else None,
             **command,
         )

@@ -14,6 +14,7 @@ from persistent_runner.recovery import Backoff
 from persistent_runner.remote.node import Node
 from persistent_runner.rescale.api import (
     HEAD_NODE_ROLE,
+    USER_TERMINATED,
     Analysis,
     ClusterStatus,
     ComputePrice,
@@ -357,6 +358,7 @@ def _lease_state(statuses: list[Status], clusters: list[Status]) -> LeaseState:
         ending=ending,
         ended=ended,
         stopped=stopped,
+        by_somebody=USER_TERMINATED in reasons,
     )
 
 

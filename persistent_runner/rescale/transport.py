@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import requests
+import urllib3
 from pydantic import BaseModel, ValidationError
 from requests.auth import AuthBase
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 Row = TypeVar("Row", bound=BaseModel)
 
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two bytes
+_TOTAL = 180.0  # seconds for a whole answer
 _LONGEST_RETRY_AFTER = 300.0  # seconds
 _MOST_PAGES = 1000
 _PAGE_SIZE = 200
@@ -52,12 +55,15 @@ class Transport:
     other method is ever repeated here. Raises PlatformUnavailable and PlatformRefused and nothing else.
     """
 
-    def __init__(self, base_url: str, api_key: str, *, stop: threading.Event | None, backoff: Backoff) -> None:
+    def __init__(
+        self, base_url: str, api_key: str, *, stop: threading.Event | None, backoff: Backoff, deadline: float = _TOTAL
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self.host = urlsplit(self.base_url).netloc
         self._api_key = api_key
         self._stop = stop
         self._backoff = backoff
+        self._deadline = deadline
         self._half_read: set[str] = set()
         self._session = requests.Session()
         self._session.auth = _TokenAuth(api_key)
@@ -165,15 +171,17 @@ class Transport:
                 json=None if body is None else body.model_dump(by_alias=True, exclude_none=True),
                 timeout=_TIMEOUT,
                 allow_redirects=False,
+                stream=True,
             )
+            _read_whole(response, self._deadline)
         except requests.exceptions.SSLError as error:
             raise PlatformRefused(
                 f"{what}: the certificate is not trusted ({self._clean(_innermost(error))}).",
                 remedy="Behind a proxy that opens TLS, set REQUESTS_CA_BUNDLE to its certificate.",
             ) from None
-        except requests.Timeout:
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
             raise PlatformUnavailable(f"{what}: no answer in time.") from None
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             raise PlatformUnavailable(f"{what}: the connection failed ({self._clean(_innermost(error))}).") from None
         except requests.RequestException as error:
             raise PlatformRefused(f"{what}: {type(error).__name__}.") from None
@@ -231,6 +239,18 @@ class Transport:
         """Return foreign text on one line, without control characters and without the key."""
         line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
         return line.replace(self._api_key, "***")
+
+
+def _read_whole(response: requests.Response, seconds: float) -> None:
+    """Read an answer to its end; TimeoutError when that takes too long, however steadily it drips."""
+    until = time.monotonic() + seconds
+    pieces = []
+    while piece := response.raw.read1(1 << 16, decode_content=True):
+        pieces.append(piece)
+        if time.monotonic() > until:
+            response.close()
+            raise TimeoutError
+    response._content = b"".join(pieces)  # noqa: SLF001 - requests has no time-out of its own for a whole answer
 
 
 def _leaves(reply: object, path: str = "") -> list[str]:

@@ -57,8 +57,8 @@ class Loop:
 
     `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future. With `distributions` the main
     thread asks for all parameters (study.toml); without, the objective suggests them itself. An exception of the
-    objective's own ends the study unless it is in `catch`. `acknowledge(number, attempt)` is called when a result is on
-    the disk. `on_turn` is called at least twice a second.
+    objective's own ends the study unless it is in `catch`. `price` is that of one trial per hour.
+    `acknowledge(number, attempt)` is called when a result is on the disk. `on_turn` is called at least twice a second.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Loop:
         interrupts: Interrupts,
         distributions: Mapping[str, BaseDistribution] | None = None,
         node: str = "",
+        price: float | None = None,
         catch: tuple[type[Exception], ...] = (),
         acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
         on_turn: Callable[[Progress], None] = lambda _: None,
@@ -88,6 +89,7 @@ class Loop:
         self._interrupts = interrupts
         self._distributions = dict(distributions) if distributions is not None else None
         self._node = node
+        self._price = price
         self._catch = catch
         self._acknowledge = acknowledge
         self._on_turn = on_turn
@@ -293,7 +295,7 @@ class Loop:
             "failure": failure,
             "attempts": running.attempt,
             "seconds": round(seconds, 4),
-            "cost": None,
+            "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
             "node": self._node,
             "folder": f"trials/{number:05d}",
         }
@@ -306,7 +308,8 @@ class Loop:
         )
         self._outbox[number] = (running.trial, state, values, facts)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why
-            self._acknowledge(number, running.attempt)
+            for attempt in range(1, running.attempt + 1):
+                self._acknowledge(number, attempt)
         self._failures_in_a_row = self._failures_in_a_row + 1 if state == TrialState.FAIL else 0
         self.progress.settled_now += 1
         self.progress.seconds_of_trials += seconds

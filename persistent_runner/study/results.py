@@ -258,8 +258,8 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
     The columns are `number, state, value` (several objectives: `values_<name>`), `params_<name>, metrics_<name>,
     constraints_<name>, failure, attempts, seconds, cost, node, folder, started, ended`. `seconds` is the time of the
-    attempts, `cost` in the platform's currency, `started` and `ended` local times as datetimes. A trial that this
-    package did not run has empty cells.
+    last attempt, `cost` its share of the cluster's price, `started` and `ended` local times as datetimes. A trial that
+    this package did not run has empty cells.
     """
     import pandas as pd  # 0.4 s that --help need not pay
 

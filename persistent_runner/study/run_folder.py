@@ -44,17 +44,18 @@ class RunFolder:
             if not ignore.exists():
                 ignore.write_text("*\n")
             self._lock.acquire()
+            driver = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            (self.path / "driver.json").write_text(json.dumps(driver) + "\n")
         except filelock.Timeout:
             raise ConfigError(
                 f"another driver works in {self.path}: {self._first_driver()}",
                 remedy="Wait for it, stop it, or give this one a folder of its own with --runs-dir.",
             ) from None
         except OSError as error:
+            self._lock.release()
             raise ConfigError(
                 f"{self.path} cannot be written: {error.strerror}", remedy="Choose --runs-dir DIR."
             ) from None
-        driver = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-        (self.path / "driver.json").write_text(json.dumps(driver) + "\n")
         try:
             self._open()
         except BaseException:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -17,7 +18,6 @@ from persistent_runner.study.results import USER_ATTRIBUTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from optuna.storages import BaseStorage
 
@@ -36,7 +36,10 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
     """
     with _opening(f"[study] storage: {_without_password(storage)}" if storage != "sqlite" else str(database)):
         if storage != "sqlite":
-            return optuna.storages.get_storage(storage)
+            url = sqlalchemy.engine.make_url(storage) if "://" in storage else None
+            if url is None or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query:
+                return optuna.storages.get_storage(storage)
+            database = Path(url.database)  # relative to the current folder, as everywhere
         with contextlib.closing(_connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         opened = optuna.storages.RDBStorage(

@@ -23,7 +23,9 @@ def summarize(spec: StudySpec, study: optuna.Study) -> dict[str, Any]:
     counts: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
         counts[trial.state.name] = counts.get(trial.state.name, 0) + 1
-    best = study.best_trials if counts.get("COMPLETE") else []
+    best: list[optuna.trial.FrozenTrial] = []
+    if counts.get("COMPLETE"):
+        best = [study.best_trial] if len(study.directions) == 1 else study.best_trials
     return {
         "version": VERSION,
         "study": spec.study.name,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,12 +17,13 @@ QUICK = Backoff(first=0.001, most=0.01, total=30)
 
 @dataclass
 class Said:
-    """A reply; `cut` promises more bytes than it sends and closes the connection."""
+    """A reply; `cut` promises more bytes than it sends and closes the connection, `drip` sends a byte each n seconds."""
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    drip: float = 0.0
 
 
 class Script:
@@ -66,7 +69,10 @@ def serve(script: Script) -> ThreadingHTTPServer:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data) + (10 if said.cut else 0)))
             self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(OSError):  # who waited has gone
+                for piece in [data[n : n + 1] for n in range(len(data))] if said.drip else [data]:
+                    self.wfile.write(piece)
+                    threading.Event().wait(said.drip)
             self.close_connection = said.cut
 
         do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - the names of the standard library

@@ -12,7 +12,9 @@ import pytest
 from persistent_runner.errors import PlatformRefused, PlatformUnavailable
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.recovery import Backoff
+from persistent_runner.rescale.api import Endpoints
 from persistent_runner.rescale.client import RescalePlatform
+from persistent_runner.rescale.transport import Transport
 
 from .scripted import KEY, Said, Script
 
@@ -177,6 +179,15 @@ def test_errors_carry_the_servers_own_words(body: object, words: str, script: Sc
         client.me()
     assert words in caught.value.message
     assert "\x1b" not in caught.value.message
+
+
+def test_an_answer_that_drips(script: Script) -> None:
+    """An answer that never ends, a byte now and then, ends at a deadline and counts as no answer."""
+    script.says(JOB, Said(body=[{"status": "Executing"}] * 1000, drip=0.02))
+    transport = Transport(script.url, KEY, stop=None, backoff=Backoff(total=0), deadline=0.2)
+    with pytest.raises(PlatformUnavailable, match="no answer in time"):
+        transport.call(Endpoints.statuses, job_id="abc")
+    transport.close()
 
 
 def test_long_words_are_cut(script: Script, client: RescalePlatform) -> None:

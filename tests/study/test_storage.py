@@ -66,7 +66,7 @@ def test_sqlite_lies_in_the_run_folder_whatever_its_name(folder) -> None:
         ("mysql+nosuchdriver://me:hunter2@db/wing", "mysql+nosuchdriver://me:***@db/wing"),
         ("redis://:hunter2@db/0", "redis://"),
         ("nonsense://me:hunter2@[/wing", "nonsense://"),
-        ("sqlite:////{braces}/study.db", "KeyError"),
+        ("sqlite:////{braces}/study.db", "unable to open database file"),
         ("sqlite:////nowhere/at/all/study.db", "sqlite:////nowhere/at/all/study.db"),
     ],
 )
