@@ -8,15 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import optuna
-
-from persistent_runner.plan import check_fits, complete, load_study, request_of, run_path
+from persistent_runner.errors import ConfigError
+from persistent_runner.plan import check_fits, complete, first_parameters, load_study, rendered, request_of, run_path
 from persistent_runner.pool import trials_at_a_time
-from persistent_runner.render import render_inputs, walk_inputs
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
-from persistent_runner.study.objective import CommandObjective, load_python_objective
-from persistent_runner.study.storage import derived_seed, quiet_optuna
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +35,8 @@ def check_study(
     """
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     spec = load_study(path, sets, n_trials, max_concurrent)
-    parameters = _first_parameters(spec)
-    rendered = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
+    parameters = first_parameters(spec)
+    files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
     site = choose_platform(settings, leases=False)
     try:
         request = complete(request_of(spec), site)
@@ -52,7 +48,7 @@ def check_study(
         "study": spec.study.name,
         "n_trials": spec.study.n_trials,
         "parameters": parameters,
-        "rendered": rendered,
+        "rendered": files,
         "command": spec.command_text or spec.trial.objective,
         "job": request.model_dump(mode="json", exclude={"public_key", "env"}) | {"env": sorted(request.env)},
         "nodes": quote.nodes,
@@ -66,25 +62,18 @@ def check_study(
     }
 
 
-def _first_parameters(spec: StudySpec) -> dict[str, Any]:
-    """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own."""
-    if spec.trial.objective:
-        load_python_objective(spec)
-        return dict(spec.constants)
-    quiet_optuna()
-    study = optuna.create_study(sampler=spec.make_sampler(derived_seed(spec.study.seed, 0)), directions=spec.directions)
-    return CommandObjective(spec).parameters(study.ask(spec.distributions).params)
-
-
 def _render(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[str]:
     """Write the working directory that a trial with these parameters would get; return its files."""
-    files = render_inputs(walk_inputs(spec.folder, spec.trial.inputs), parameters, spec.trial.template.delimiters)
+    files = rendered(spec, parameters)
     files.append(("parameters.json", json.dumps(parameters, indent=1).encode() + b"\n", 0o644))
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier check
-    for name, data, mode in files:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-        if sys.platform != "win32":
-            target.chmod(mode)
+    try:
+        for name, data, mode in files:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+            if sys.platform != "win32":
+                target.chmod(mode)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}", remedy="Choose --runs-dir DIR.") from None
     return [str(folder / name) for name, _, _ in files]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
+import threading
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
 
     from persistent_runner.runner import StudyRun
 
@@ -60,10 +65,14 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
         display=None if quiet else lambda name, lease: LiveTable(console, name, lease),
         **options,
     )
-    if as_json:
-        click.echo(json.dumps(run.summary, indent=1))
-    else:
-        _print_result(run, full=not quiet)
+    try:
+        if as_json:
+            click.echo(json.dumps(run.summary, indent=1))
+        else:
+            _print_result(run, full=not quiet)
+        sys.stdout.flush()
+    except (OSError, SystemExit):  # rich ends the program when the reader of a pipe has gone; the study is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return run.exit_code
 
 
@@ -174,3 +183,15 @@ def _ending(*, verbose: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the objective's own, which ended the study
+        click.echo("".join(traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))), err=True)
+        sys.exit(1)
+
+
+def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame that is neither ours nor a library's; all of it where none is."""
+    ours = (str(Path(__file__).parent), str(Path(click.__file__).parent), str(Path(threading.__file__).parent))
+    found = trace
+    while found is not None and found.tb_frame.f_code.co_filename.startswith((*ours, "<frozen")):
+        found = found.tb_next
+    return found or trace

@@ -192,7 +192,7 @@ def best_line(summary: dict[str, Any]) -> str:
     """Return the result in one line: the best values, their parameters, and what else was measured there."""
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items()) or "none"
     if not summary["best"]:
-        return f"No trial is complete ({counts})."
+        return f"No trial is complete ({counts}). Mend the cause; --n-trials with a higher number runs more."
     if len(summary["objectives"]) > 1:
         return f"{len(summary['best'])} trials that no other one beats ({counts})."
     best = summary["best"][0]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import optuna
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.cluster import Setup
@@ -12,8 +14,11 @@ from persistent_runner.lease.keeper import job_command
 from persistent_runner.lease.manager import lease_name
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.remote import ssh
+from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.spec import StudySpec
+from persistent_runner.study.storage import derived_seed, quiet_optuna
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,3 +84,18 @@ def complete(request: LeaseRequest, site: Site) -> LeaseRequest:
 def run_path(settings: Settings, name: str) -> Path:
     """Return the folder of a study's results; what no folder's name can hold becomes a hyphen."""
     return settings.runs_dir.absolute() / (re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".")[:80] or "study")
+
+
+def first_parameters(spec: StudySpec) -> dict[str, Any]:
+    """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own."""
+    if spec.trial.objective:
+        load_python_objective(spec)
+        return dict(spec.constants)
+    quiet_optuna()
+    study = optuna.create_study(sampler=spec.make_sampler(derived_seed(spec.study.seed, 0)), directions=spec.directions)
+    return CommandObjective(spec).parameters(study.ask(spec.distributions).params)
+
+
+def rendered(spec: StudySpec, parameters: dict[str, Any]) -> list[tuple[str, bytes, int]]:
+    """Return the input files (path, content, mode) of a trial with these parameters; ConfigError as in a trial."""
+    return render_inputs(walk_inputs(spec.folder, spec.trial.inputs), parameters, spec.trial.template.delimiters)

@@ -17,17 +17,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from pydantic import ValidationError
 
 from persistent_runner.duration import parse_duration
-from persistent_runner.errors import ConfigError, PlatformError
+from persistent_runner.errors import ConfigError, PlatformError, ReleaseUnconfirmed
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease, lease_name
 from persistent_runner.lease.platform import LeaseRequest, Quote, Software
 from persistent_runner.live import log_by_default
-from persistent_runner.plan import check_fits, complete, limits_of, load_study, request_of, run_path, setup_of
+from persistent_runner.plan import (
+    check_fits,
+    complete,
+    first_parameters,
+    limits_of,
+    load_study,
+    rendered,
+    request_of,
+    run_path,
+    setup_of,
+)
 from persistent_runner.pool import Pool
 from persistent_runner.remote import ssh
 from persistent_runner.settings import load_settings, state_dir
@@ -38,7 +49,7 @@ from persistent_runner.study.progress import Limits, settled
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.storage import open_study, root_cause
+from persistent_runner.study.storage import folder_of, open_study, root_cause
 from persistent_runner.study.summary import summarize
 
 if TYPE_CHECKING:
@@ -153,16 +164,16 @@ def optimize(
     """Run trials of `objective(trial, work)` on a leased cluster, several at a time.
 
     `n_trials` more, as in Optuna, or until the study has `total_trials` settled ones. `trial_cores` are the cores of
-    one trial (default: all, so one at a time). Results are kept in `runs/<study name>/`. An exception of the objective
-    ends the study, unless its class is in `catch`; RunnerErrors that tell of the trial alone do not. Raises
-    KeyboardInterrupt after an interrupt, when the running trials have ended.
+    one trial (default: all, so one at a time). Results are kept in `runs/<study name>/`, or in `runs/<study name>-2/`
+    where another study of that name has left its own. An exception of the objective ends the study, unless its class
+    is in `catch`; RunnerErrors that tell of the trial alone do not. Raises KeyboardInterrupt after an interrupt, when
+    the running trials have ended.
     """
     if (n_trials is None) == (total_trials is None):
         raise ConfigError("optimize needs n_trials or total_trials, one of them", remedy="Write n_trials=20.")
     log_by_default()
     settings = load_settings()
-    folder = RunFolder(run_path(settings, study.study_name), study.study_name)
-    with Interrupts() as interrupts, folder:
+    with Interrupts() as interrupts, folder_of(study, run_path(settings, study.study_name)) as folder:
         try:
             _run_trials(
                 cluster,
@@ -268,6 +279,7 @@ def run_study(
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     spec = load_study(path, sets, n_trials, max_concurrent)
     objective = load_python_objective(spec) if spec.trial.objective else CommandObjective(spec)
+    rendered(spec, first_parameters(spec))  # what a deck cannot hold is said before money is spent
     folder = RunFolder(run_path(settings, spec.study.name), spec.study.name)
     with Interrupts() as interrupts, folder, folder.log():
         with interrupts.at_once():
@@ -293,6 +305,10 @@ def run_study(
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0
+            else:
+                log.info("Nothing to run: all %d trials are settled. --n-trials N runs more.", spec.study.n_trials)
+            if not run.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                run.exit_code = run.exit_code or 1
         except KeyboardInterrupt:
             if not interrupts.count:
                 raise
@@ -359,14 +375,21 @@ def _leased(
 @contextlib.contextmanager
 def _released(cluster: ClusterLease, site: Site, *, force: bool) -> Iterator[None]:
     """Acquire a cluster and release it; who leaves waits for nothing, and is told what may still run."""
-    cluster.acquire()
     try:
-        yield
-    except Leave:
-        with contextlib.suppress(PlatformError):
-            site.platform.stop(cluster.job_id, force=force)
-        raise cluster.unconfirmed("you left before its end was confirmed; its stop was asked for") from None
-    except BaseException:
-        cluster.release(force=force)
+        cluster.acquire()
+        try:
+            yield
+        except Leave:
+            raise
+        except BaseException:
+            cluster.release(force=force)
+            raise
+        else:
+            cluster.release(force=force)
+    except (Leave, ReleaseUnconfirmed) as error:
+        if cluster.job_id:
+            with contextlib.suppress(PlatformError):  # who left may have done so before the stop was asked for
+                site.platform.stop(cluster.job_id)
+        if isinstance(error, Leave):
+            raise cluster.unconfirmed("you left before its end was confirmed; its stop was asked for") from None
         raise
-    cluster.release(force=force)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, PlatformRefused
+from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
 from persistent_runner.settings import (
@@ -81,7 +82,8 @@ def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.
         settings.poll_interval(account.base_url),
     )
     try:
-        site.platform.me()  # the key is refused here, before anything else is asked
+        # The key is refused here, before anything else is asked, and a platform out of reach is said soon.
+        RescalePlatform(account.base_url, account.api_key, stop=stop, backoff=Backoff(total=30)).me()
     except PlatformRefused as error:
         site.close()
         if error.status != 401:
@@ -115,9 +117,10 @@ def line_before_money(request: LeaseRequest, quote: Quote, site: Site) -> str:
         line += "; the platform names no price"
     else:
         hours = -(-request.walltime.total_seconds() // 3600)
+        rounded = "" if hours * 3600 == request.walltime.total_seconds() else " (walltimes are whole hours)"
         worst = quote.price_per_hour * hours
         line += (
-            f"; {quote.price_per_hour:.2f} an hour; at most {format_duration(hours * 3600)}, so {worst:.2f}, "
+            f"; {quote.price_per_hour:.2f} an hour; at most {format_duration(hours * 3600)}{rounded}, so {worst:.2f}, "
             "also if this machine disappears"
         )
     if not site.costs_money:

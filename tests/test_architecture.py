@@ -304,3 +304,17 @@ def test_files_have_one_job_and_are_finished(path: Path) -> None:
     assert len(text.splitlines()) <= 400 or name_of(path) == "remote.agent"  # sent as one file
     assert [word for word in ("raise NotImplementedError", "TODO", "FIXME", "XXX") if word in text] == []
     assert ast.get_docstring(tree_of(path)), "the first line of a file says what it is"
+
+
+def test_the_driver_imports_on_windows() -> None:
+    """Nothing that a start or --check imports fails where ctypes knows no C library by None, as on Windows."""
+    code = (
+        "import ctypes\n"
+        "class CDLL(ctypes.CDLL):\n"
+        "    def __init__(self, name, *a, **k):\n"
+        "        if name is None: raise TypeError('no name')\n"
+        "        super().__init__(name, *a, **k)\n"
+        "ctypes.CDLL = CDLL\n"
+        "import persistent_runner.runner, persistent_runner.check, persistent_runner.live\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

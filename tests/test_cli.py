@@ -77,7 +77,7 @@ def test_the_same_line_again_runs_nothing_and_more_trials_go_on(place) -> None:
     before = place.rows()
 
     again = place.run(study)
-    assert "trial" not in again.said
+    assert again.said == "Nothing to run: all 3 trials are settled. --n-trials N runs more.\n"
     assert not (place.state / "ledger").exists() or "Creating" not in again.said
     assert "Best: y" in again.out
     assert place.rows() == before
@@ -393,6 +393,18 @@ def test_three_interrupts_leave_and_say_what_still_runs(place) -> None:
     assert f"Job {job_id} may still run and cost money" in driver.said
     assert "It ends by itself at the latest about 20" in driver.said
     assert f"/jobs/{job_id}/" in driver.said
+
+
+def test_who_leaves_is_not_kept_by_a_platform_that_has_gone(place) -> None:
+    """With nobody else on the local platform the third Ctrl-C ends the command as well: exit 4 and no second release."""
+    driver = place.start(place.study(SLEEPING))
+    until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
+    for said in ("no new trials", "stopping the trials", None):
+        driver.process.send_signal(signal.SIGINT)
+        if said:
+            driver.wait_for(said)
+    assert driver.end() == 4, driver.said
+    assert driver.said.count("may still run") == 1
 
 
 def test_one_interrupt_lets_running_trials_finish_and_the_next_start_goes_on(place) -> None:

@@ -9,7 +9,7 @@ import sys
 import optuna
 import pytest
 
-from persistent_runner import ConfigError, LeaseLost, lease, optimize, trials_table
+from persistent_runner import ConfigError, LeaseLost, RunnerError, lease, optimize, run_study, trials_table
 from persistent_runner.study.storage import quiet_optuna
 from tests.driving import HOSTILE, Place, unfinished_jobs, until
 
@@ -154,3 +154,34 @@ def test_wrong_arguments_are_named_before_anything_is_leased(place) -> None:
     for arguments in ({}, {"n_trials": 1, "total_trials": 1}):
         with pytest.raises(ConfigError, match="n_trials or total_trials"):
             optimize(study, objective, a_lease(), **arguments)
+
+
+def test_studies_of_one_name_keep_their_results_apart(place) -> None:
+    """A second study in memory, and a study.toml, do not write over what an earlier study of that name has left."""
+
+    def first(_trial, work) -> float:
+        work.run("echo first > out.txt")
+        return float(work.pull("out.txt").stat().st_size)
+
+    def second(_trial, work) -> float:
+        work.run("echo the second > out.txt")
+        return float(work.pull("out.txt").stat().st_size)
+
+    studies = [optuna.create_study(study_name="twice") for _ in range(2)]
+    with a_lease() as cluster:
+        optimize(studies[0], first, cluster, n_trials=1)
+        optimize(studies[1], second, cluster, n_trials=1)
+        optimize(studies[0], first, cluster, n_trials=1)
+    assert (place.runs / "twice/trials/00000/out.txt").read_text() == "first\n"
+    assert (place.runs / "twice/trials/00001/out.txt").read_text() == "first\n"
+    assert (place.runs / "twice-2/trials/00000/out.txt").read_text() == "the second\n"
+
+    with pytest.raises(ConfigError, match="Python study of the same name"):
+        run_study(place.study(name="twice"), runs_dir=place.runs)
+
+
+def test_sys_exit_in_an_objective_is_a_failure(place) -> None:
+    """An objective that ends the interpreter does not end the study as if all were well."""
+    study = optuna.create_study(study_name="exits")
+    with pytest.raises(RunnerError, match=r"sys.exit\(0\)"), a_lease() as cluster:
+        optimize(study, lambda _trial, _work: sys.exit(0), cluster, n_trials=1)

@@ -25,7 +25,7 @@ def test_the_line_says_what_and_how_much_at_most() -> None:
 
     assert line == (
         "72 cores of emerald on 2 nodes, on_demand, on default (https://platform.rescale.com); "
-        "4.50 an hour; at most 8h, so 36.00, also if this machine disappears."
+        "4.50 an hour; at most 8h (walltimes are whole hours), so 36.00, also if this machine disappears."
     )
     assert site.costs_money
 

@@ -204,7 +204,7 @@ class ClusterLease:
                 "Job %s: the platform did not show what it saved of %s", self.job_id, ", ".join(saved.not_echoed)
             )
         if saved.ssh_open_to:
-            log.info("Job %s: SSH is open to %s", self.job_id, saved.ssh_open_to)
+            log.info("Job %s: the account lets %s connect to its machines", self.job_id, saved.ssh_open_to)
 
     def _submit(self) -> None:
         self._check_stop()

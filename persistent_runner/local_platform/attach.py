@@ -167,10 +167,13 @@ def _start(files: StateFiles, durations: Durations) -> Attachment:
         )
     assert process.stdout is not None
     patience = threading.Timer(_START_SECONDS, process.kill)
+    patience.daemon = True
     patience.start()
-    with process.stdout as output:
-        ready = output.readline()  # ends with the process, so a start that fails is seen at once
-    patience.cancel()
+    try:
+        with process.stdout as output:
+            ready = output.readline()  # ends with the process, so a start that fails is seen at once
+    finally:
+        patience.cancel()
     threading.Thread(target=process.wait, name="reap-local-platform", daemon=True).start()
     attachment = _attach(files) if ready == b"ready\n" else None
     if attachment is None:

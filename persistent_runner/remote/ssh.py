@@ -135,7 +135,7 @@ def load_key(path: Path) -> paramiko.PKey:
     if head.startswith((b"-----BEGIN PRIVATE KEY", b"-----BEGIN ENCRYPTED PRIVATE KEY")):
         raise ConfigError(
             f"SSH key: {path} is in PKCS8 format, which the SSH library does not read",
-            remedy=f"Convert a copy of it: ssh-keygen -p -f {path}",
+            remedy=f"Convert it (an Ed25519 key: make a new one instead): ssh-keygen -p -f {path}",
         )
     if head.startswith(b"PuTTY-User-Key-File"):
         raise ConfigError(

@@ -23,6 +23,7 @@ from persistent_runner.errors import (
     HostNotProven,
     LeaseLost,
     ResultMissing,
+    RunnerError,
 )
 from persistent_runner.remote import agent, transfer
 from persistent_runner.remote.link import RequestRefused
@@ -147,6 +148,9 @@ class WorkDir:
             self.push()
         limit = parse_duration(timeout).total_seconds() if timeout is not None else None
         seq, self._seq = self._seq, self._seq + 1
+        with self._machine():
+            if "parameters.json" in self._pushed:  # for people, beside the results
+                (self.folder / "parameters.json").write_bytes(self._pushed["parameters.json"][0])
         files = [(path, data, mode) for path, (data, mode) in self._pushed.items()]
         self._pushed = {}
         digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
@@ -222,6 +226,12 @@ class WorkDir:
             yield
         except _MACHINE_FAULTS as error:
             self._dead = self._dead or error
+            raise self._dead from None
+        except OSError as error:  # of this machine: the node's own come as ours
+            self._dead = RunnerError(
+                f"{self._label}: {self.folder} cannot be written: {error.strerror or error}",
+                remedy="Make room or mend the folder, then run the same line: it goes on where it stopped.",
+            )
             raise self._dead from None
 
     def _wait(

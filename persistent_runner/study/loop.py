@@ -168,8 +168,10 @@ class Loop:
         if (count >= 2 or self._fatal is not None) and self._stopped_at is None:
             self._stopped_at = time.monotonic()
             if self._running:
-                why = "Interrupted" if count >= 2 else "The study ends"
-                log.warning("%s: stopping the trials that run. Interrupt again to leave at once.", why)
+                if count >= 2:
+                    log.warning("Interrupted: stopping the trials that run. Interrupt again to leave at once.")
+                else:
+                    log.warning("The study ends: stopping the trials that run.")
             self._stop_running()
         elif count == 1 and self._heeded == 0 and self._running:
             left = self.progress.seconds_left_of_running
@@ -259,6 +261,8 @@ class Loop:
             self._blow_fuse(f"trial {number}: the objective raised {failure}")
         except BaseException as error:  # noqa: BLE001 - the objective's own; raised again at the end, as Optuna does
             self._commit(running, TrialState.FAIL, seconds, failure=f"{type(error).__name__}: {error}")
+            if isinstance(error, SystemExit):
+                error = StudyFailed(f"trial {number}: the objective called sys.exit({error.code!r})")
             self._fatal = self._fatal or error
         else:
             self._commit(running, TrialState.COMPLETE, seconds, outcome=outcome)

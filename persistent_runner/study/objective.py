@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import sys
 import traceback
@@ -75,7 +76,10 @@ class CommandObjective:
         work.run(spec.command_text, timeout=spec.trial.timeout, outputs=spec.output_patterns)
         # the outputs first: when a number is missing, they show why
         for pattern in spec.trial.outputs:
-            work.pull_all(pattern)
+            if glob.has_magic(pattern):
+                work.pull_all(pattern)
+            else:
+                work.pull(pattern)
         for name in spec.metric_files:
             work.pull(name)
         metrics = {name: read_metric(extract, work.folder, name=name) for name, extract in spec.metrics.items()}

@@ -179,6 +179,16 @@ class RunFolder:
             )
         self.fingerprint = found.get("fingerprint")
 
+    @staticmethod
+    def run_at(path: Path) -> str | None:
+        """Return the id of the run that a folder holds; None where it holds none."""
+        try:
+            return str(json.loads((path / "run.json").read_text("utf-8"))["run_id"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""  # damaged: somebody's, and not ours
+
     def _write_run(self) -> None:
         run = {"version": VERSION, "run_id": self.run_id, "study": self.study, "fingerprint": self.fingerprint}
         self.write("run.json", json.dumps(run, indent=1) + "\n")

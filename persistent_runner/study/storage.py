@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import logging
 import sqlite3
 import warnings
 from pathlib import Path
@@ -15,14 +17,16 @@ import sqlalchemy
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.study.results import USER_ATTRIBUTE
+from persistent_runner.study.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from optuna.storages import BaseStorage
 
-    from persistent_runner.study.run_folder import RunFolder
     from persistent_runner.study.spec import StudySpec
+
+log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
 _ANOTHER_STUDY = "Put the settings back, or begin a new study: another [study] name, or --runs-dir."
@@ -103,6 +107,11 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
     """
     quiet_optuna()
     fingerprint = spec.fingerprint()
+    if folder.fingerprint is None and folder.journal():
+        raise ConfigError(
+            f"{folder.path} holds the results of a Python study of the same name",
+            remedy="Give this one another [study] name, or another --runs-dir.",
+        )
     _refuse_changed(spec, f"the study in {folder.path}", folder.fingerprint, fingerprint)
     name = spec.study.name
     storage = open_storage(spec.study.storage, folder.database)
@@ -124,6 +133,19 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
     shared = spec.study.storage != "sqlite"
     study.sampler = spec.make_sampler(derived_seed(spec.study.seed, trials, folder.run_id if shared else ""))
     return study
+
+
+@contextlib.contextmanager
+def folder_of(study: optuna.Study, first: Path) -> Iterator[RunFolder]:
+    """Hold the run folder of a Python study: the one it had before, or else `first`, `first`-2 ... that nobody has."""
+    known = study.user_attrs.get(USER_ATTRIBUTE) or {}
+    paths = (first.with_name(f"{first.name}-{n}") if n > 1 else first for n in itertools.count(1))
+    path = next(path for path in paths if RunFolder.run_at(path) in (None, known.get("run")))
+    with RunFolder(path, study.study_name) as folder:
+        if known.get("run") != folder.run_id:
+            study.set_user_attr(USER_ATTRIBUTE, known | {"run": folder.run_id})
+        log.info("Results: %s", path)
+        yield folder
 
 
 def _refuse_changed(spec: StudySpec, which: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:

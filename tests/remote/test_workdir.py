@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -317,3 +318,33 @@ def test_a_file_that_changes_after_the_exit(sshd_site: Site) -> None:
     with pytest.raises(ResultMissing, match=r"big cannot be read: .*No such file"):
         work.pull("big")
     assert list(work.folder.glob("big*")) == []
+
+
+def test_many_small_inputs(sshd_site: Site) -> None:
+    """Files that are small one by one and big together do not travel in one frame, in which nothing else could."""
+    link = sshd_site.link()
+    work = sshd_site.work(link)
+    case = sshd_site.inputs / "many"
+    case.mkdir()
+    for number in range(40):
+        (case / f"{number}.bin").write_bytes(bytes([number]) * 100_000)
+    work.push("many/")
+    frames = link.frames_out
+    result = work.run("cat *.bin | wc -c")
+    assert result.output.strip() == "4000000"
+    assert link.frames_out - frames > 2
+
+
+def test_a_command_that_fills_the_disk(sshd_site: Site) -> None:
+    """It failed, and is not called lost: its exit code is known, and the next command runs when there is room again."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a small disk")
+    work = sshd_site.work()
+    small = sshd_site.root / work.attempt
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    try:
+        with pytest.raises(CommandFailed, match="exit code 1"):
+            work.run("dd if=/dev/zero of=big bs=4096 2>/dev/null; cat big big > more; exit 1")
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

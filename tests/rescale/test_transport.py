@@ -186,7 +186,7 @@ def test_an_answer_that_drips(script: Script) -> None:
     script.says(JOB, Said(body=[{"status": "Executing"}] * 1000, drip=0.02))
     transport = Transport(script.url, KEY, stop=None, backoff=Backoff(total=0), deadline=0.2)
     with pytest.raises(PlatformUnavailable, match="no answer in time"):
-        transport.call(Endpoints.statuses, job_id="abc")
+        transport.call(Endpoints.statuses, job_id="AbCdEf")
     transport.close()
 
 
