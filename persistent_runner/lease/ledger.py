@@ -59,10 +59,6 @@ class Record:
         )
         _write(self._path, self.entry)
 
-    def close(self) -> None:
-        """Record that nothing of this lease costs money any more."""
-        self.update(state="closed")
-
 
 class Ledger:
     """The records in one directory, and whose leases this process records in it."""

@@ -30,7 +30,7 @@ def test_a_record_tells_whose_lease_it_is(tmp_path: Path) -> None:
     record.update(state="submitting")
     (entry,) = ledger.entries()
     assert (entry.state, entry.job_id) == ("submitting", "AbCdEf")
-    record.close()
+    record.update(state="closed")
     assert ledger.entries()[0].state == "closed"
 
 
