@@ -11,7 +11,9 @@
     +-- LeaseLost                 job ended, walltime, preemption                 a new lease, setup, the attempt again
     +-- ConnectionLost            refused, dropped, silent                        close, reconnect, join what runs
     +-- AttemptLost               interrupt, supervisor gone                      the same trial in a new attempt
+    +-- JobStopped                somebody else stopped the job                   stop the study                 exit 1
     +-- NoCapacity                queue or start-up deadline                      release                        exit 5
+    +-- BudgetSpent               max_cost or max_time is used up                 release                        exit 5
     +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
     +-- TrialFailed               the design or its run                           tell FAIL, go on
         +-- CommandFailed         exit code, last lines, path of the whole log
@@ -110,6 +112,16 @@ class AttemptLost(RunnerError):
 
 class NoCapacity(RunnerError):
     """The cluster did not come within its deadline, or the platform ended the job before it ran."""
+
+    exit_code = 5
+
+
+class JobStopped(RunnerError):
+    """Somebody else stopped the job: it is not replaced, since they may have had a reason."""
+
+
+class BudgetSpent(RunnerError):
+    """`max_cost` or `max_time` leaves nothing for another cluster."""
 
     exit_code = 5
 

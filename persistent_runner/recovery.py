@@ -43,8 +43,9 @@ def recover(
     """Return `call()`, repeated after each error that a remedy is known for.
 
     `remedies` maps an exception class to what mends its cause before the next call; the first class that fits is
-    taken. An error may carry `retry_after` (seconds): then the wait is at least that. Any other error, the last one
-    when `backoff.total` is used up, and the current one when `stop` is set are raised as they are.
+    taken. An error may carry `retry_after` (seconds): then our own wait comes behind that, as clients that were told
+    the same must not come back together. Any other error, the last one when `backoff.total` is used up, and the
+    current one when `stop` is set are raised as they are.
     """
     stop = stop or threading.Event()
     deadline = time.monotonic() + backoff.total
@@ -53,7 +54,7 @@ def recover(
         try:
             return call()
         except tuple(remedies) as error:
-            wait = max(backoff.wait(repeat), getattr(error, "retry_after", None) or 0.0)
+            wait = backoff.wait(repeat) + (getattr(error, "retry_after", None) or 0.0)
             if time.monotonic() + wait > deadline or stop.wait(wait):
                 raise
             next(mend for kind, mend in remedies.items() if isinstance(error, kind))(error)

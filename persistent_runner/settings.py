@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
-from pydantic import ValidationError, field_validator
+from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
+from persistent_runner.redaction import hide
 from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -34,19 +35,25 @@ PREFIX = "PERSISTENT_RUNNER_"
 ENVIRONMENT_PROFILE = "env"
 """The profile that is read from RESCALE_API_KEY and RESCALE_API_BASE_URL (or RESCALE_API_URL)."""
 
-_NOT_BUILT_YET = ("BEAT", "KEEPER_TICK", "ORPHAN_IDLE", "ORPHAN_BUSY", "HANG", "SSH_PROXY", "HOST_KEYS")
 _FORMS = {
     "profile": "the name of a section of apiconfig",
     "ssh_key": "the path of a private SSH key",
     "runs_dir": "the path of a folder",
-    "poll": 'a duration above zero such as "15s", "2m" or "0.2s"',
+    **dict.fromkeys(
+        ("poll", "beat", "keeper_tick", "orphan_idle", "orphan_busy", "hang"),
+        'a duration above zero such as "15s", "2m" or "0.2s"',
+    ),
+    "ssh_proxy": "the address of an HTTP proxy such as http://proxy.example.com:3128",
 }
 
 
 class Settings(BaseSettings):
     """The settings; each is read from `PERSISTENT_RUNNER_` and its name, and from nowhere else.
 
-    `poll` is the pause between two looks at the platform; None means `poll_interval`'s choice.
+    `poll` is the pause between two looks at the platform; None means `poll_interval`'s choice. `beat` is the time
+    between two signs of life to the cluster, `keeper_tick` the time between two looks of its dead-man's switch, which
+    ends it after `orphan_idle` without a beat, or `orphan_busy` while a trial runs. A main loop that has not turned for
+    `hang` gives no sign of life any more. `ssh_proxy` is an HTTP proxy that SSH connections go through.
     """
 
     model_config = SettingsConfigDict(
@@ -56,11 +63,28 @@ class Settings(BaseSettings):
     ssh_key: Path | None = None
     runs_dir: Path = Path("runs")
     poll: Duration | None = None
+    beat: Duration = timedelta(seconds=20)
+    keeper_tick: Duration = timedelta(seconds=15)
+    orphan_idle: Duration = timedelta(minutes=10)
+    orphan_busy: Duration | None = None
+    hang: Duration = timedelta(minutes=30)
+    ssh_proxy: SecretStr | None = None
 
     @field_validator("ssh_key", "runs_dir")
     @classmethod
     def _with_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else value
+
+    @field_validator("ssh_proxy")
+    @classmethod
+    def _is_a_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            for password in (parts.password, unquote(parts.password or "")):
+                hide(password)
+            if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
+                raise ValueError("no proxy")
+        return value
 
     def poll_interval(self, base_url: str) -> timedelta:
         """Return `poll`; where it is not set 15 s, or 0.1 s for a platform on this machine."""
@@ -72,9 +96,6 @@ def load_settings(**overrides: object) -> Settings:
 
     Raises ConfigError that names each wrong variable and never shows its value.
     """
-    later = [PREFIX + name for name in _NOT_BUILT_YET if os.environ.get(PREFIX + name)]
-    if later:
-        raise ConfigError(f"{', '.join(later)}: not built yet.", remedy="Unset it: this version would ignore it.")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]
@@ -139,12 +160,17 @@ def _account_from_environment(environ: Mapping[str, str]) -> Account:
     return Account(ENVIRONMENT_PROFILE, _checked_url(url, source), _checked_key(key, source), source)
 
 
-def write_profile(name: str, base_url: str, api_key: str, *, home: Path | None = None) -> Path:
-    """Write the section `name` of apiconfig (0600); everything else in the file stays. Return the file's path."""
+def new_account(name: str, base_url: str, api_key: str) -> Account:
+    """Return an account that is not in apiconfig yet; ConfigError for a name, a URL or a key that cannot be one."""
     if name == ENVIRONMENT_PROFILE or not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name):
         raise ConfigError(f"{name!r} cannot name a profile.", remedy="Use letters, digits, dot, underscore and hyphen.")
-    _checked_url(base_url, "the new profile")
-    _checked_key(api_key, "the new profile")
+    source = "the new profile"
+    return Account(name, _checked_url(base_url, source), _checked_key(api_key, source), source)
+
+
+def write_profile(name: str, base_url: str, api_key: str, *, home: Path | None = None) -> Path:
+    """Write the section `name` of apiconfig (0600); everything else in the file stays. Return the file's path."""
+    account = new_account(name, base_url, api_key)
     path = apiconfig_path(home).resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
@@ -153,7 +179,7 @@ def write_profile(name: str, base_url: str, api_key: str, *, home: Path | None =
         if lines[begin].strip() == f"[{name}]":
             del lines[begin:end]
             break
-    lines += [f"[{name}]", f"apibaseurl = {base_url}", f"apikey = {api_key}"]
+    lines += [f"[{name}]", f"apibaseurl = {account.base_url}", f"apikey = {account.api_key}"]
     # mkstemp creates 0600: the key is never readable by others, not even for a moment.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".apiconfig-")
     with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -174,16 +200,6 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def refuse_real_platform(account: Account) -> None:
-    """Raise ConfigError where leasing could cost money: nothing ends an orphaned cluster in this version."""
-    if not is_loopback(account.base_url):
-        raise ConfigError(
-            f"This version leases on platforms on this machine only, and {account.source} names {account.base_url}: "
-            "it does not yet guard a cluster against the loss of the machine that leased it (lease safety).",
-            remedy="Leave --profile out for the local platform, or add --check, which leases nothing.",
-        )
 
 
 def state_dir() -> Path:
@@ -259,4 +275,5 @@ def _checked_key(key: str, source: str) -> str:
             f"The API key of {source} holds a blank, a quote or a character that no key has.",
             remedy="Copy the key again, without quotes.",
         )
+    hide(key)
     return key

@@ -96,7 +96,7 @@ def test_a_stop_that_is_set_during_the_wait_ends_it() -> None:
 
 
 def test_retry_after_is_waited_for() -> None:
-    """A wait that the platform asks for is kept, however short our own would be."""
+    """A wait that the platform asks for is kept, and a little more: others were told the same (row A6)."""
     waits: list[float | None] = []
 
     class Watched(threading.Event):
@@ -105,7 +105,9 @@ def test_retry_after_is_waited_for() -> None:
             return False
 
     recover(Flaky(PlatformUnavailable("busy", retry_after=37)), {PlatformUnavailable: nothing}, QUICK, Watched())
-    assert waits == [37]
+    assert len(waits) == 1
+    assert waits[0] is not None
+    assert 37 < waits[0] <= 37 + QUICK.most
 
 
 def test_a_retry_after_beyond_the_total_is_not_waited_for() -> None:

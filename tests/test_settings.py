@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.redaction import redact
 from persistent_runner.settings import (
     Account,
     apiconfig_path,
     is_loopback,
     load_settings,
     read_account,
-    refuse_real_platform,
     state_dir,
     write_profile,
 )
@@ -28,7 +28,18 @@ KEY = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no setting of the developer's own shell in the way."""
-    for name in ("PROFILE", "SSH_KEY", "RUNS_DIR", "POLL", "BEAT", "HANG"):
+    for name in (
+        "PROFILE",
+        "SSH_KEY",
+        "RUNS_DIR",
+        "POLL",
+        "BEAT",
+        "KEEPER_TICK",
+        "ORPHAN_IDLE",
+        "ORPHAN_BUSY",
+        "HANG",
+        "SSH_PROXY",
+    ):
         monkeypatch.delenv(f"PERSISTENT_RUNNER_{name}", raising=False)
 
 
@@ -84,12 +95,44 @@ def test_a_wrong_value_is_named_and_never_shown(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["BEAT", "KEEPER_TICK", "ORPHAN_IDLE", "ORPHAN_BUSY", "HANG", "SSH_PROXY"])
-def test_settings_of_later_versions_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A safety limit that this version would ignore is not accepted in silence."""
-    monkeypatch.setenv(f"PERSISTENT_RUNNER_{name}", "20s")
-    with pytest.raises(ConfigError, match=f"PERSISTENT_RUNNER_{name}: not built yet"):
+def test_the_limits_of_an_orphaned_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not set has the documented default; orphan_busy is then for the study to say."""
+    settings = load_settings()
+    assert (settings.beat, settings.keeper_tick, settings.hang) == (
+        timedelta(seconds=20),
+        timedelta(seconds=15),
+        timedelta(minutes=30),
+    )
+    assert (settings.orphan_idle, settings.orphan_busy, settings.ssh_proxy) == (timedelta(minutes=10), None, None)
+    for name in ("BEAT", "KEEPER_TICK", "ORPHAN_IDLE", "ORPHAN_BUSY", "HANG"):
+        monkeypatch.setenv(f"PERSISTENT_RUNNER_{name}", "0.2s")
+    settings = load_settings()
+    given = {settings.beat, settings.keeper_tick, settings.orphan_idle, settings.orphan_busy, settings.hang}
+    assert given == {timedelta(seconds=0.2)}
+
+
+@pytest.mark.parametrize("name", ["BEAT", "KEEPER_TICK", "ORPHAN_IDLE", "ORPHAN_BUSY", "HANG"])
+@pytest.mark.parametrize("value", ["0s", "-1s", "soon", "20"])
+def test_a_limit_that_is_no_time_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A beat of zero or a limit without a unit would protect nobody."""
+    monkeypatch.setenv(f"PERSISTENT_RUNNER_{name}", value)
+    with pytest.raises(ConfigError, match=f"PERSISTENT_RUNNER_{name} is not a duration above zero"):
         load_settings()
+
+
+def test_a_proxy_for_ssh_is_an_address_and_its_password_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the settings nor a log shows it, also not where the address is none."""
+    monkeypatch.setenv("PERSISTENT_RUNNER_SSH_PROXY", "http://me:s3cret-word@proxy.example.com:3128")
+    settings = load_settings()
+    assert settings.ssh_proxy is not None
+    assert settings.ssh_proxy.get_secret_value() == "http://me:s3cret-word@proxy.example.com:3128"
+    assert "s3cret-word" not in repr(settings)
+    assert "s3cret-word" not in redact("Connecting through http://me:s3cret-word@proxy.example.com:3128")
+    for wrong in ("https://me:an0ther-word@proxy:1", "proxy:3128", "http://proxy/path"):
+        monkeypatch.setenv("PERSISTENT_RUNNER_SSH_PROXY", wrong)
+        with pytest.raises(ConfigError, match="PERSISTENT_RUNNER_SSH_PROXY is not the address") as caught:
+            load_settings()
+        assert wrong not in str(caught.value)
 
 
 def test_poll_depends_on_where_the_platform_is() -> None:
@@ -230,13 +273,6 @@ def test_loopback(url: str) -> None:
 def test_not_loopback(url: str) -> None:
     """A name that only looks like this machine is another one."""
     assert not is_loopback(url)
-
-
-def test_a_real_platform_is_refused_until_leases_are_safe() -> None:
-    """This version must not spend money: nothing ends a cluster whose driver is gone."""
-    refuse_real_platform(Account("a", "http://127.0.0.1:1", KEY, "x"))
-    with pytest.raises(ConfigError, match="lease safety"):
-        refuse_real_platform(Account("a", "https://platform.rescale.com", KEY, "profile [a]"))
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="XDG_STATE_HOME is a thing of Linux")
