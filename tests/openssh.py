@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persistent_runner.remote.node import Node
+from persistent_runner.remote.proof import Proof
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,10 @@ class OpenSsh:
     def node(self) -> Node:
         """Return it as a node of a lease."""
         return Node("sshd0", "127.0.0.1", self.port, getpass.getuser(), "CUSTOM")
+
+    def proof(self) -> Proof:
+        """Return a proof by the host key that it has now."""
+        return Proof.known([self.host_key.with_suffix(".pub").read_text()])
 
 
 @contextmanager

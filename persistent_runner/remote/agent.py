@@ -6,10 +6,13 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
     run   attempt seq hash script env cores timeout files outputs inline follow    -> log* exit
     kill  attempt seq                                                              -> done
     put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
-    drop  attempt (its directory goes), ping beat                                  -> done
+    drop  attempt (its directory goes)                                             -> done
+    ping  beat keep stop                                                           -> done tick ended
 
 Layout: ROOT/STUDY.RUN/ATTEMPT/ is the working directory of an attempt, ATTEMPT/.attempt/SEQ/ holds `command.json`,
-`pid`, `log`, `kill` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`.
+`pid`, `log`, `kill` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`;
+LEASE/ itself is where the job's dead-man's switch reads `beat`, `keep` and `stop`, and writes `tick` and `ended`. An
+agent without a run (`"run": ""`) answers pings alone and makes no other folder.
 
 Text is what the file system's own encoding makes of the bytes, here and in the frames: with surrogate escapes a node
 in the C locale keeps every name as it is.
@@ -39,6 +42,7 @@ POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
 ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
 CHUNK = 1 << 18  # bytes
+BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 
@@ -474,16 +478,11 @@ class Agent(object):
         self.umask = os.umask(0o077)  # of the login; commands get it back
         self.config = config
         home = os.path.expanduser("~")
-        shared = os.path.join(home, "work", "shared")
-        base = os.environ.get("RESCALE_WORK_PATH") or (shared if os.path.isdir(shared) else os.path.join(home, "work"))
-        self.root = os.path.join(base, config["run"])
         self.lease = os.path.join(home, ".persistent-runner", config["lease"])
-        self.node = os.path.join(self.lease, config["node"])
-        self.running = os.path.join(self.node, "running")
-        for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
-            os.makedirs(folder, exist_ok=True)
-        self.epoch = self.take_epoch()
-        self.forget_the_dead()
+        os.makedirs(self.lease, exist_ok=True)
+        self.root, self.epoch = "", 0
+        if config["run"]:
+            self.take_over(home)
         self.env = dict(os.environ)
         self.env.pop("PERSISTENT_RUNNER_PROOF", None)
         self.shell = next(
@@ -492,6 +491,18 @@ class Agent(object):
         self.watches = {}  # type: Dict[int, Watch]  # by request
         self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
         self.incoming = bytearray()
+
+    def take_over(self, home: str) -> None:
+        """Make the folders of this run, and become the agent that starts commands on this node."""
+        shared = os.path.join(home, "work", "shared")
+        base = os.environ.get("RESCALE_WORK_PATH") or (shared if os.path.isdir(shared) else os.path.join(home, "work"))
+        self.root = os.path.join(base, self.config["run"])
+        self.node = os.path.join(self.lease, self.config["node"])
+        self.running = os.path.join(self.node, "running")
+        for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
+            os.makedirs(folder, exist_ok=True)
+        self.epoch = self.take_epoch()
+        self.forget_the_dead()
 
     def take_epoch(self) -> int:
         folder = os.path.join(self.node, "epoch")
@@ -584,6 +595,8 @@ class Agent(object):
 
     def answer(self, header: Dict[str, Any], body: bytes) -> Optional[Reply]:
         try:
+            if header["t"] != "ping" and not self.config["run"]:
+                raise ValueError("this agent answers pings alone")
             reply = getattr(self, "do_" + header["t"])(header, body)  # type: Optional[Reply]
         except Exception as e:  # one bad request must not end the agent: it would come again to the next one
             number = getattr(e, "errno", None)
@@ -798,16 +811,20 @@ class Agent(object):
         return {"t": "done"}, b""
 
     def do_ping(self, header: Dict[str, Any], body: bytes) -> Reply:
-        if header.get("beat") is not None:
-            write_whole(os.path.join(self.lease, "beat"), ("%d\n" % header["beat"]).encode())
-        states = {}
+        """Do what the driver tells the switch, in this order: a beat, a word how long to wait after it, the end."""
+        beat = header.get("beat")
+        if beat is not None:
+            if not BEAT.match(beat):
+                raise ValueError("%r is no beat" % beat)
+            write_whole(os.path.join(self.lease, "beat"), (beat + "\n").encode())
+            if header.get("keep") is not None:
+                write_whole(os.path.join(self.lease, "keep"), ("%d %s\n" % (header["keep"], beat)).encode())
+        if header.get("stop"):
+            write_whole(os.path.join(self.lease, "stop"), b"")
+        said = {}
         for name in ("tick", "ended"):
-            try:
-                with open(os.path.join(self.lease, name)) as f:
-                    states[name] = f.read(64).strip()
-            except (IOError, OSError):
-                pass
-        return dict(states, t="done"), b""
+            said[name] = read_at(os.path.join(self.lease, name), 0, 64).decode("ascii", "replace").strip()
+        return dict(said, t="done"), b""
 
 
 def main(config: Dict[str, Any]) -> None:

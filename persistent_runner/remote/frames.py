@@ -65,6 +65,14 @@ class Exit:
     log_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Life:
+    """What the dead-man's switch of a lease says: ticks it has counted, None where it has not; why it ended, or ""."""
+
+    tick: int | None
+    ended: str
+
+
 def encode(header: Header, body: bytes = b"") -> bytes:
     """Return one frame."""
     if len(body) > _WORTH_PACKING:
@@ -92,6 +100,11 @@ def decode(buffer: bytearray) -> Iterator[Reply]:
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
     return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
+
+
+def life_of(header: Header, _: bytes) -> Life:
+    """Return what the answer to a ping tells; the switch may be just writing its tick, or may not be there."""
+    return Life(int(header["tick"]) if header["tick"].isdecimal() else None, header["ended"])
 
 
 def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import Backoff, recover
-from persistent_runner.remote.frames import Exit, Header, Hello, OutputFile, Reply, decode, encode, exit_of, manifest_of
+from persistent_runner.remote.frames import decode, encode, exit_of, life_of, manifest_of
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     import paramiko
     from fabric import Connection
+
+    from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile, Reply
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Link:
 
     `connect` gives an open Fabric connection, a new one after a drop (ConnectionLost when that fails now). `check` asks
     the platform whether the lease still holds and raises when it does not; it is asked before each try to reconnect.
+    `run` names this run's folder on the node; an agent with `run=""` answers pings alone, beside another link's agent.
     Any thread may send requests. Futures fail with the error that ended the link for good. `frames_out` and
     `frames_in` count what was sent and received, the agent's hello left out.
     """
@@ -216,9 +219,13 @@ class Link:
         """Acknowledge an attempt: all of it is here, its directory on the node goes."""
         return self._request({"t": "drop", "attempt": attempt}, _nothing)
 
-    def ping(self) -> Future[None]:
-        """Ask for a sign of life."""
-        return self._request({"t": "ping"}, _nothing)
+    def ping(self, beat: str | None = None, *, keep: int | None = None, stop: bool = False) -> Future[Life]:
+        """Ask for a sign of life, and give one to the lease's dead-man's switch.
+
+        `beat` (`[A-Za-z0-9.-]{1,80}`) is one that differs from the last. `keep` with it: how many ticks the switch
+        waits for another one. `stop` tells the switch to end the job.
+        """
+        return self._request({"t": "ping", "beat": beat, "keep": keep, "stop": stop}, life_of)
 
     def _request(
         self,

@@ -1,17 +1,18 @@
 """Fabric tamed: one explicit key, a pinned host, no waiting without an end, faults translated at one door.
 
 What a bare `fabric.Connection` does and this one does not: accept any host key, read `~/.ssh/config`, forward an agent,
-offer every key it finds, read our stdin, wait 40 ms for an acknowledgement, poll for exits, prefer the slow ciphers.
+offer every key it finds, answer a server that asks for a password, read our stdin, wait 40 ms for an acknowledgement,
+poll for exits, prefer the slow ciphers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
-import re
+import math
 import shlex
 import socket
+import threading
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,17 @@ import paramiko
 from fabric import Config, Connection
 from fabric.runners import Remote
 
-from persistent_runner.errors import ConfigError, ConnectionLost, HostNotProven, PlatformRefused
+from persistent_runner.errors import ConnectionLost, HostNotProven, PlatformRefused
+from persistent_runner.remote import tunnel
+from persistent_runner.remote.keys import load_key, public_line
+from persistent_runner.remote.proof import Proof, check_secret, machine_of, not_proven
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     from persistent_runner.remote.node import Node
+
+__all__ = ["FAULTS", "Activity", "Login", "close", "load_key", "public_line", "translated"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,8 @@ MACS = (
     "hmac-sha2-512",
 )
 
+_FAMILY = {"rsa-sha2-512": "ssh-rsa", "rsa-sha2-256": "ssh-rsa"}  # a host key's type by the names of its signatures
+_REFUSED = "Nothing was sent to it. Somebody stands in between, or the machine was replaced."
 
 FAULTS = (paramiko.SSHException, EOFError, OSError)
 """What paramiko and sockets raise for a connection that is not, or no more, what it should be."""
@@ -62,44 +69,147 @@ class _Runner(Remote):  # type: ignore[misc]
             self.channel.status_event.wait(0.5)
 
 
-class _Pin(paramiko.MissingHostKeyPolicy):
-    """Decides about a host key that is not the pinned one."""
+class Activity:
+    """Whether a command or a transfer of the user's own is in flight on the connections that share this."""
 
-    def __init__(self, node: Node, pinned: paramiko.PKey | None) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._ended = -math.inf
+
+    @contextlib.contextmanager
+    def flight(self) -> Iterator[None]:
+        """Within: something is in flight."""
+        with self._lock:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+                self._ended = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        """Return 0 while something is in flight, then the seconds since the last ended; inf before the first."""
+        with self._lock:
+            return 0.0 if self._in_flight else time.monotonic() - self._ended
+
+
+class _KeyOnly:
+    """One public key and nothing else: a server that wants a password as well does not get a person asked for it.
+
+    It has the one method of paramiko's AuthStrategy that is called.
+    """
+
+    def __init__(self, user: str, key: paramiko.PKey) -> None:
+        self._user = user
+        self._key = key
+
+    def authenticate(self, transport: paramiko.Transport) -> Any:
+        """Log in; AuthenticationException where the key is refused or not enough."""
+        more = transport.auth_publickey(self._user, self._key)
+        if more:
+            raise paramiko.AuthenticationException(f"it wants {', '.join(more)} beyond the key")
+        return more
+
+
+class _Identity(paramiko.MissingHostKeyPolicy):
+    """Decides about a host key: `accepted` are the lines that may be shown, None accepts any; `seen` was shown last."""
+
+    def __init__(self, node: Node, accepted: Iterable[str] | None) -> None:
         self.node = node
-        self.pinned = pinned
-        self.seen: paramiko.PKey | None = None
+        self.accepted = None if accepted is None else frozenset(accepted)
+        self.seen = ""
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        """Refuse whatever is not proven; a loopback address proves itself, since nothing stands in between."""
-        if self.pinned is not None:
+        """Refuse a key that is not proven, before our name or anything else is sent."""
+        self.seen = public_line(key)
+        if self.accepted is not None and self.seen not in self.accepted:
             raise HostNotProven(
-                f"{self.node} shows another host key than before, of type {key.get_name()}",
-                remedy="Nothing was sent to it. Somebody stands in between, or the machine was replaced.",
+                f"{self.node} shows another host key than the proven one, of type {key.get_name()}", remedy=_REFUSED
             )
-        if not is_loopback(self.node.address):
-            raise HostNotProven(f"nothing proves the host key of {self.node} yet", remedy="Nothing was sent to it.")
-        self.seen = key
+
+    def transport(self, sock: Any, **options: Any) -> paramiko.Transport:
+        """Open a transport with our ciphers, without Nagle's delay, that offers the types of the accepted keys only."""
+        if isinstance(sock, socket.socket):  # not a channel
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
+        transport = paramiko.Transport(sock, **options)
+        security = transport.get_security_options()
+        security.ciphers = CIPHERS
+        security.digests = MACS
+        if self.accepted is not None:
+            types = {line.split()[0] for line in self.accepted}
+            security.key_types = [kind for kind in security.key_types if _FAMILY.get(kind, kind) in types]
+        return transport
 
 
-def is_loopback(address: str) -> bool:
-    """Return whether an address is this machine's own."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
+class _Connection(Connection):  # type: ignore[misc]
+    """Fabric's connection; each opening, Fabric's own after a drop too, dials anew and holds the host to its pin."""
 
+    def __init__(
+        self, node: Node, *, dial: Callable[[], Any], identity: _Identity, key: paramiko.PKey, activity: Activity
+    ) -> None:
+        super().__init__(
+            node.address,
+            user=node.user,
+            port=node.port,
+            config=Config(
+                lazy=True,  # neither /etc/fabric.* nor ~/.fabric.* may change a connection
+                overrides={
+                    "load_ssh_configs": False,
+                    "forward_agent": False,
+                    "run": {"in_stream": False},
+                    "runners": {"remote": _Runner},
+                },
+            ),
+            connect_timeout=CONNECT_SECONDS,
+            connect_kwargs={
+                "auth_strategy": _KeyOnly(node.user, key),
+                "banner_timeout": CONNECT_SECONDS,
+                "auth_timeout": CONNECT_SECONDS,
+                "channel_timeout": CONNECT_SECONDS,
+                "transport_factory": identity.transport,
+            },
+        )
+        # _set, since Fabric takes an unknown attribute for a setting
+        self._set(identity=identity, activity=activity, _dial=dial)
+        self.client = paramiko.SSHClient()  # Fabric's own accepts any host key
+        self.client.set_missing_host_key_policy(identity)
 
-def _transport(sock: socket.socket, **options: Any) -> paramiko.Transport:
-    """Open a transport with our ciphers and without Nagle's delay."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_SECONDS * 1000)
-    transport = paramiko.Transport(sock, **options)
-    security = transport.get_security_options()
-    security.ciphers = CIPHERS
-    security.digests = MACS
-    return transport
+    def open(self) -> None:
+        """Connect and log in; nothing to do where that is done."""
+        if self.is_connected:
+            return
+        sock = self.connect_kwargs["sock"] = self._dial()
+        try:
+            super().open()
+        except BaseException:
+            with contextlib.suppress(*FAULTS):
+                self.client.close()  # Fabric's own close does nothing before the login is through
+                sock.close()
+            raise
+
+    def run(self, command: str, **options: Any) -> Any:
+        with self.activity.flight():
+            return super().run(command, **options)
+
+    def sudo(self, command: str, **options: Any) -> Any:
+        with self.activity.flight():
+            return super().sudo(command, **options)
+
+    def shell(self, **options: Any) -> Any:
+        with self.activity.flight():
+            return super().shell(**options)
+
+    def get(self, *arguments: Any, **options: Any) -> Any:
+        with self.activity.flight():
+            return super().get(*arguments, **options)
+
+    def put(self, *arguments: Any, **options: Any) -> Any:
+        with self.activity.flight():
+            return super().put(*arguments, **options)
 
 
 @contextlib.contextmanager
@@ -107,11 +217,6 @@ def translated(where: object) -> Iterator[None]:
     """Turn the faults of paramiko and sockets into ConnectionLost; nobody above sees theirs."""
     try:
         yield
-    except paramiko.BadHostKeyException as error:
-        raise HostNotProven(
-            f"{where} shows another host key than before, of type {error.key.get_name()}",
-            remedy="Nothing was sent to it. Somebody stands in between, or the machine was replaced.",
-        ) from None
     except FAULTS as error:
         # A banner that never came, a refused channel, a reset: all mean "not now" and all are repeated from here.
         raise ConnectionLost(f"{where}: {str(error) or type(error).__name__}") from error
@@ -123,124 +228,137 @@ def close(channel: paramiko.Channel) -> None:
         channel.close()
 
 
-def load_key(path: Path) -> paramiko.PKey:
-    """Read a private SSH key; ConfigError says what is wrong with it and how to convert it."""
-    again = f"Set PERSISTENT_RUNNER_SSH_KEY to a private key, or make one: ssh-keygen -t ed25519 -f {path}"
-    try:
-        head = path.read_bytes()[:100]
-    except FileNotFoundError:
-        raise ConfigError(f"SSH key: there is no file {path}", remedy=again) from None
-    except OSError as error:
-        raise ConfigError(f"SSH key: {path} cannot be read: {error.strerror}", remedy=again) from None
-    if head.startswith((b"-----BEGIN PRIVATE KEY", b"-----BEGIN ENCRYPTED PRIVATE KEY")):
-        raise ConfigError(
-            f"SSH key: {path} is in PKCS8 format, which the SSH library does not read",
-            remedy=f"Convert it (an Ed25519 key: make a new one instead): ssh-keygen -p -f {path}",
-        )
-    if head.startswith(b"PuTTY-User-Key-File"):
-        raise ConfigError(
-            f"SSH key: {path} is a PuTTY key",
-            remedy=f"Convert it: puttygen {path} -O private-openssh -o {path}.openssh",
-        )
-    if re.match(rb"(ssh|ecdsa|sk)-[\w@.-]+ AAAA", head):
-        raise ConfigError(f"SSH key: {path} is the public half", remedy=f"Name the private one: {path.with_suffix('')}")
-    try:
-        return paramiko.PKey.from_path(path)
-    except (paramiko.PasswordRequiredException, TypeError):
-        # TypeError is what the cryptography library raises for an encrypted key without a passphrase.
-        raise ConfigError(
-            f"SSH key: {path} has a passphrase, which cannot be asked for yet",
-            remedy=f"Make a key without one for this tool: ssh-keygen -t ed25519 -N '' -f {path}.runner",
-        ) from None
-    except Exception as error:  # noqa: BLE001 - paramiko and cryptography raise a dozen kinds for a damaged file
-        raise ConfigError(
-            f"SSH key: {path} is not a private key that can be used ({type(error).__name__})", remedy=again
-        ) from None
-
-
-def public_line(key: paramiko.PKey) -> str:
-    """Return a key's public half as one OpenSSH line without a comment."""
-    return f"{key.get_name()} {key.get_base64()}"
-
-
-def _know(connection: Connection, node: Node, key: paramiko.PKey) -> None:
-    name = node.address if node.port == 22 else f"[{node.address}]:{node.port}"
-    connection.client.get_host_keys().add(name, key.get_name(), key)
-
-
 class Login:
-    """Our way onto the nodes of one lease: the key, and the host key of each machine once it is proven.
+    """Our way onto the nodes of one lease: the key, and how each machine proves itself before it gets anything.
 
     A refused login is `ConnectionLost` for the first `patience` (keys are installed after sshd is up), then
-    PlatformRefused. Raises HostNotProven when a machine shows another host key than it did before.
+    PlatformRefused; so is a machine that has no file with the secret yet (its job may not have begun), then
+    HostNotProven. That is raised at once when a machine shows another host key than the proven one. `proxy` is the HTTP
+    proxy that leads to the head node. `activity` counts what runs on the connections.
     """
 
-    def __init__(self, key: paramiko.PKey, *, key_name: str, patience: timedelta = timedelta(minutes=3)) -> None:
+    def __init__(
+        self,
+        key: paramiko.PKey,
+        *,
+        key_name: str,
+        proof: Proof,
+        patience: timedelta = timedelta(minutes=3),
+        proxy: str | None = None,
+        activity: Activity | None = None,
+    ) -> None:
         self._key = key
         self._key_name = key_name
+        self._proof = proof
         self._patience = patience.total_seconds()
+        self._proxy = proxy
+        self._activity = activity or Activity()
         self._refused_since: float | None = None
-        self._pins: dict[tuple[str, str], paramiko.PKey] = {}
+        self._unproven_since: dict[str, float] = {}
+        self._first = threading.Lock()  # two threads that meet a new machine prove it once
 
-    def connect(self, node: Node) -> Connection:
-        """Return an open Fabric connection to a node."""
-        machine = (node.instance_id, node.started)
-        config = Config(
-            lazy=True,  # neither /etc/fabric.* nor ~/.fabric.* may change a connection
-            overrides={
-                "load_ssh_configs": False,
-                "forward_agent": False,
-                "run": {"in_stream": False},
-                "runners": {"remote": _Runner},
-            },
-        )
-        connection = Connection(
-            node.address,
-            user=node.user,
-            port=node.port,
-            config=config,
-            connect_timeout=CONNECT_SECONDS,
-            connect_kwargs={
-                "pkey": self._key,
-                "look_for_keys": False,
-                "allow_agent": False,
-                "banner_timeout": CONNECT_SECONDS,
-                "auth_timeout": CONNECT_SECONDS,
-                "channel_timeout": CONNECT_SECONDS,
-                "transport_factory": _transport,
-            },
-        )
-        policy = _Pin(node, self._pins.get(machine))
-        connection.client = paramiko.SSHClient()  # Fabric's own accepts any host key
-        connection.client.set_missing_host_key_policy(policy)
-        if policy.pinned is not None:
-            _know(connection, node, policy.pinned)
+    def connect(self, node: Node, through: Connection | None = None) -> Connection:
+        """Return an open Fabric connection to a node, whose host key is proven.
+
+        `through` is the head node's connection: over it another node of the cluster is reached, and the key that it
+        shows there is taken for its own, since nothing but the cluster stands in between.
+        """
+        tunnel.check_address(node)
+        machine = machine_of(node)
+        pinned = self._proof.pins.get(machine)
+        if pinned is not None:
+            return self._open(node, pinned, through)
+        with self._first:
+            pinned = self._proof.pins.get(machine)
+            if pinned is not None:
+                return self._open(node, pinned, through)
+            if through is None:
+                return self._prove(node, machine)
+            connection = self._open(node, None, through)
+            return self._pinned(connection, machine, [connection.identity.seen])
+
+    # -- the first connection to a machine
+
+    def _prove(self, node: Node, machine: str) -> Connection:
+        """Prove a machine by the keys in the log, else by the secret, else not at all where that was asked for."""
+        proof, tried = self._proof, []
+        keys = proof.keys_in_log(machine)
+        if keys:
+            try:
+                return self._pinned(self._open(node, keys, None), machine, keys)
+            except HostNotProven:
+                tried.append("it shows none of the host keys in the job's log")
+        elif proof.log_keys is not None:
+            tried.append("the job's log shows no host keys")
+        if not proof.secret and not proof.unverified:
+            raise not_proven(node, proof, [*tried, "there is no secret to ask for"])
+        connection = self._open(node, None, None)
         try:
-            self._open(connection, node)
+            if proof.secret:
+                instead = check_secret(connection.transport, proof, node)
+                if not instead:
+                    if keys:
+                        proof.warn_of_other_keys(node)
+                    return self._pinned(connection, machine, [connection.identity.seen])
+                tried.append(instead)
+                self._wait_for_proof(node, machine, tried)
         except BaseException:
             with contextlib.suppress(*FAULTS):
-                connection.client.close()  # Fabric's own close does nothing before the login is through
+                connection.client.close()
             raise
-        if policy.seen is not None:
-            # Pinned for later connections, and for this one too: Fabric re-opens a dropped one by itself.
-            self._pins[machine] = policy.pinned = policy.seen
-            _know(connection, node, policy.seen)
+        log.warning(
+            'THE HOST KEY OF %s IS NOT PROVEN and is accepted all the same, as host_key = "accept-unverified" asks: '
+            "%s. Whoever stands in between sees and can change all that goes over this connection",
+            node,
+            "; ".join(tried) or "nothing proves it",
+        )
+        return self._pinned(connection, machine, [connection.identity.seen])
+
+    def _wait_for_proof(self, node: Node, machine: str, tried: list[str]) -> None:
+        """Raise for a machine that has no proof, as long as it may still get one, and after that unless accepted."""
+        since = self._unproven_since.setdefault(machine, time.monotonic())
+        if time.monotonic() - since < self._patience:
+            raise ConnectionLost(f"{node} has not proven itself yet: {tried[-1]}")
+        if not self._proof.unverified:
+            raise not_proven(node, self._proof, tried)
+
+    def _pinned(self, connection: Connection, machine: str, keys: list[str]) -> Connection:
+        # For this connection too: Fabric re-opens a dropped one by itself.
+        connection.identity.accepted = frozenset(keys)
+        self._proof.pin(machine, keys)
         return connection
 
-    def _open(self, connection: Connection, node: Node) -> None:
+    # -- any connection
+
+    def _open(self, node: Node, accepted: Iterable[str] | None, through: Connection | None) -> Connection:
+        def dial() -> Any:
+            if through is not None:
+                return tunnel.through_head(through, node, CONNECT_SECONDS)
+            return tunnel.dial(node, self._proxy, CONNECT_SECONDS)
+
+        connection = _Connection(
+            node, dial=dial, identity=_Identity(node, accepted), key=self._key, activity=self._activity
+        )
         try:
             with translated(node):
                 connection.open()
         except ConnectionLost as error:
-            if not isinstance(error.__cause__, paramiko.AuthenticationException):
-                raise
-            now = time.monotonic()
-            self._refused_since = self._refused_since or now
-            if now - self._refused_since < self._patience:
-                raise
-            raise PlatformRefused(
-                f"{node} refuses the SSH key {self._key_name}",
-                remedy="Paste its public half into the profile that the platform's jobs use: " + public_line(self._key),
-            ) from None
+            if isinstance(error.__cause__, paramiko.ssh_exception.IncompatiblePeer) and "host key" in str(error):
+                raise HostNotProven(
+                    f"{node} shows another host key than the proven one, of another type", remedy=_REFUSED
+                ) from None
+            if isinstance(error.__cause__, paramiko.AuthenticationException):
+                self._refused(node, error)
+            raise
         self._refused_since = None
         log.debug("connected to %s", node)
+        return connection
+
+    def _refused(self, node: Node, error: ConnectionLost) -> None:
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        if now - self._refused_since >= self._patience:
+            raise PlatformRefused(
+                f"{node} refuses the SSH key {self._key_name}: {error.__cause__}",
+                remedy="Paste its public half into the profile that the platform's jobs use: " + public_line(self._key),
+            ) from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
-from persistent_runner.lease.manager import ClusterLease, lease_name
+from persistent_runner.lease.manager import lease_name
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.recovery import Backoff
@@ -24,6 +24,8 @@ from persistent_runner.remote.link import Link, Patience
 from persistent_runner.remote.ssh import Login, public_line
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.client import RescalePlatform
+from tests.identity import platform_proof
+from tests.openssh import SSHD, WHY_NOT, OpenSsh, openssh
 from tests.remote.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from persistent_runner.remote.frames import Exit, Hello
     from persistent_runner.remote.node import Node
+    from persistent_runner.remote.proof import Proof
 
 DEADLINE = 30.0  # seconds that a condition may take on a busy machine
 HOSTILE = "a {b} $c 'é\" d"
@@ -64,10 +67,11 @@ def processes(word: str) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Server:
-    """A machine to log in to, and the key that opens it."""
+    """A machine to log in to, the key that opens it, and what proves it."""
 
     node: Node
     key: paramiko.PKey
+    proof: Proof
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +79,7 @@ def local_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Lease a cluster on the local platform; its folder has a hostile name."""
     key = paramiko.ECDSAKey.generate()
     with LocalRescale(tmp_path_factory.mktemp("platform") / HOSTILE) as rescale:
+        proof = platform_proof(rescale.root)
         platform = RescalePlatform(rescale.base_url, rescale.api_key)
         request = LeaseRequest(
             name=lease_name("remote"),
@@ -84,9 +89,10 @@ def local_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             walltime=timedelta(hours=1),
             public_key=public_line(key),
         )
-        connect = Login(key, key_name="the test's key").connect
-        with ClusterLease(platform, request, connect=connect, poll=timedelta(seconds=0.05)) as lease:
-            yield Server(lease.head_node, key)
+        job_id = platform.create(request).job_id
+        platform.submit(job_id)
+        until(lambda: platform.state(job_id).executing, "the job executes")
+        yield Server(platform.nodes(job_id)[0], key, proof)
         platform.close()
 
 
@@ -96,7 +102,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     if request.param == "local platform":
         return request.getfixturevalue("local_node")
     sshd = request.getfixturevalue("sshd")
-    return Server(sshd.node(), paramiko.PKey.from_path(sshd.key))
+    return Server(sshd.node(), paramiko.PKey.from_path(sshd.key), sshd.proof())
 
 
 class Site:
@@ -111,7 +117,7 @@ class Site:
         self.inputs = self.folder / "inputs"
         self.inputs.mkdir(parents=True)
         self.root = Path()
-        self._login = Login(server.key, key_name="the test's key")
+        self._login = Login(server.key, key_name="the test's key", proof=server.proof)
         self._links: list[Link] = []
         self._connections: list[Connection] = []
 
@@ -181,7 +187,7 @@ def site(server: Server, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def sshd_site(sshd: Any, tmp_path: Path) -> Iterator[Site]:
     """Give a way onto OpenSSH alone, for what does not depend on the server."""
-    server = Server(sshd.node(), paramiko.PKey.from_path(sshd.key))
+    server = Server(sshd.node(), paramiko.PKey.from_path(sshd.key), sshd.proof())
     with Proxy(server.node.port) as proxy:
         found = Site(server, proxy, tmp_path)
         yield found
@@ -192,3 +198,12 @@ def sshd_site(sshd: Any, tmp_path: Path) -> Iterator[Site]:
 def link(site: Site) -> Link:
     """Start an agent on a node of each kind."""
     return site.link()
+
+
+@pytest.fixture
+def own_sshd(tmp_path: Path) -> Iterator[OpenSsh]:
+    """Serve OpenSSH for one test, which may do with it what it likes."""
+    if SSHD is None:
+        pytest.skip(WHY_NOT)
+    with openssh(tmp_path / "server") as server:
+        yield server

@@ -84,10 +84,12 @@ def test_a_reused_process_id_is_dead() -> None:
     assert not agent.is_alive({**record, "pid": 2**22 + 1})
 
 
-def talk(python: str, home: Path, requests: list[tuple[dict[str, Any], bytes]], **env: str) -> list[dict[str, Any]]:
+def talk(
+    python: str, home: Path, requests: list[tuple[dict[str, Any], bytes]], *, of_run: str = "r", **env: str
+) -> list[dict[str, Any]]:
     """Run an agent under a Python until each request has its answer; return the answers by id."""
     program = "import sys,json;exec(compile(sys.argv[1],'agent','exec'));main(json.loads(sys.argv[2]))"
-    config = {"run": "r", "lease": "l", "node": "n", "grace": 0.3, "nonce": "N"}
+    config = {"run": of_run, "lease": "l", "node": "n", "grace": 0.3, "nonce": "N"}
     process = subprocess.Popen(
         [python, "-IS", "-c", program, SOURCE, json.dumps(config)],
         stdin=subprocess.PIPE,
@@ -152,7 +154,7 @@ def test_other_pythons(version: str, tmp_path: Path) -> None:
             (command("sleep 600", id=3, attempt="a.2", timeout=0.2), b""),
             ({"t": "list", "id": 4, "attempt": "a.1", "outputs": ["**/*"]}, b""),
             ({"t": "drop", "id": 5, "attempt": "a.1"}, b""),
-            ({"t": "ping", "id": 6, "beat": 3}, b""),
+            ({"t": "ping", "id": 6, "beat": "a1b2.3"}, b""),
         ],
         LC_ALL="C",
     )
@@ -163,4 +165,48 @@ def test_other_pythons(version: str, tmp_path: Path) -> None:
     ]
     assert [entry["path"] for entry in found[3]["manifest"]] == ["out"]
     assert not (tmp_path / "work" / "r" / "a.1").exists()
-    assert (tmp_path / ".persistent-runner" / "l" / "beat").read_text() == "3\n"
+    assert (tmp_path / ".persistent-runner" / "l" / "beat").read_text() == "a1b2.3\n"
+
+
+def ping(number: int, **options: Any) -> tuple[dict[str, Any], bytes]:
+    """Return a ping."""
+    return {"t": "ping", "id": number, **options}, b""
+
+
+def test_what_a_ping_brings_and_tells(tmp_path: Path) -> None:
+    """A beat, how long to wait after it, and the end are files for the switch; its tick and its end are the answer."""
+    lease = tmp_path / ".persistent-runner" / "l"
+    lease.mkdir(parents=True)
+    (lease / "tick").write_text("12\n")
+    (lease / "ended").write_text("time-budget\n")
+    python = shutil.which("python3") or "python3"
+    [first, second] = talk(python, tmp_path, [ping(1, beat="a.1"), ping(2, beat="a.2", keep=40)])
+    assert (first["t"], first["tick"], first["ended"]) == ("done", "12", "time-budget")
+    assert second["t"] == "done"
+    assert (lease / "beat").read_text() == "a.2\n"
+    assert (lease / "keep").read_text() == "40 a.2\n"
+    assert not (lease / "stop").exists()
+    talk(python, tmp_path, [ping(1, stop=True)])
+    assert (lease / "stop").exists()
+    assert {path.name for path in lease.iterdir() if path.is_file()} == {"beat", "keep", "stop", "tick", "ended"}
+
+
+@pytest.mark.parametrize("beat", ["", "a b", "a\n", "x" * 81, "../x", 3])
+def test_what_is_no_beat(beat: object, tmp_path: Path) -> None:
+    """The switch reads words that cannot be mistaken; anything else is refused."""
+    [answer] = talk(shutil.which("python3") or "python3", tmp_path, [ping(1, beat=beat, keep=3)])
+    assert answer["t"] == "error"
+    assert [path for path in (tmp_path / ".persistent-runner" / "l").iterdir() if path.is_file()] == []
+
+
+def test_an_agent_for_pings_alone(tmp_path: Path) -> None:
+    """An agent without a run takes no epoch, makes no folder but the lease's, and does nothing else."""
+    requests = [ping(1, beat="a.1"), (command("echo no", id=2), b""), ({"t": "drop", "id": 3, "attempt": "a"}, b"")]
+    [pinged, refused, too] = talk(shutil.which("python3") or "python3", tmp_path, requests, of_run="")
+    assert (pinged["t"], pinged["tick"], pinged["ended"]) == ("done", "", "")
+    assert [answer["text"] for answer in (refused, too)] == ["this agent answers pings alone"] * 2
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        ".persistent-runner",
+        ".persistent-runner/l",
+        ".persistent-runner/l/beat",
+    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persistent_runner.remote.frames import decode, encode
+from persistent_runner.remote.frames import Life, decode, encode, life_of
 
 HEADERS = st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none(), max_size=4).map(
     lambda header: {key: value for key, value in header.items() if key != "z"}
@@ -30,3 +31,11 @@ def test_bodies_are_packed_where_it_helps() -> None:
     """Text travels small, what cannot be packed travels as it is."""
     assert len(encode({}, b"text " * 1000)) < 200
     assert len(encode({}, bytes(range(256)) * 2)) < 600
+
+
+@pytest.mark.parametrize(
+    ("tick", "found"), [("17", 17), ("0", 0), ("", None), ("-1", None), ("1.5", None), ("?", None)]
+)
+def test_a_tick_that_is_just_being_written(tick: str, found: int | None) -> None:
+    """A tick that cannot be read is none; it is no reason to give up."""
+    assert life_of({"t": "done", "tick": tick, "ended": "stop-asked"}, b"") == Life(found, "stop-asked")

@@ -14,6 +14,7 @@ import pytest
 
 from persistent_runner.errors import ConnectionLost, LeaseLost
 from persistent_runner.recovery import Backoff
+from persistent_runner.remote.frames import Life
 from persistent_runner.remote.link import Patience, RequestRefused
 from tests.remote.conftest import QUICK, processes, run, start, until
 
@@ -374,3 +375,18 @@ def test_no_room_on_the_node(sshd_site: Site, tmp_path: Path) -> None:
         assert "disk of the node is full" in caught.value.remedy
     finally:
         os.system(f"umount {small}")
+
+
+def test_signs_of_life_both_ways(site: Site) -> None:
+    """A ping brings a beat and orders to the lease's switch and comes back with its tick, beside the other agent."""
+    other = site.link()
+    link = site.link(run="")
+    assert (site.hello.root, site.hello.epoch) == ("", 0)
+    assert link.ping().result(30) == Life(None, "")
+    [lease] = Path(site.connect().run("echo $HOME", hide=True).stdout.strip()).glob(f".persistent-runner/{site.lease}")
+    (lease / "tick").write_text("3\n")
+    assert link.ping("a.1", keep=9, stop=True).result(30) == Life(3, "")
+    assert [(lease / name).read_text() for name in ("beat", "keep", "stop")] == ["a.1\n", "9 a.1\n", ""]
+    assert run(other, "echo goes on").log_tail == b"goes on\n"
+    with pytest.raises(RequestRefused, match="answers pings alone"):
+        run(link, "echo no")

@@ -2,112 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-import subprocess
+import math
+import socket
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import fabric
+import invoke
 import paramiko
 import pytest
 
-from persistent_runner.errors import ConfigError, ConnectionLost, HostNotProven, PlatformRefused
+from persistent_runner.errors import ConnectionLost, HostNotProven, PlatformRefused
+from persistent_runner.recovery import Backoff, recover
+from persistent_runner.remote import tunnel
 from persistent_runner.remote.node import Node
-from persistent_runner.remote.ssh import Login, _Pin, is_loopback, load_key, public_line
+from persistent_runner.remote.proof import Proof
+from persistent_runner.remote.ssh import Activity, Login, load_key, public_line, translated
 from tests.openssh import SSHD, WHY_NOT, OpenSsh, free_port, make_key, openssh
+from tests.remote.conftest import until
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.remote.conftest import Server, Site
 
 NODE = Node("i-1", "127.0.0.1", 2222, "uprod", started="2026-01-01T00:00:00Z")
-HOSTILE = "a {b} $c 'é\" d"
-
-
-@pytest.fixture
-def own_sshd(tmp_path: Path) -> Iterator[OpenSsh]:
-    """Serve OpenSSH for one test, which may do with it what it likes."""
-    if SSHD is None:
-        pytest.skip(WHY_NOT)
-    with openssh(tmp_path / "server") as server:
-        yield server
+ANYBODY = Proof("nobody", unverified=True)
 
 
 def login(server: OpenSsh, **options: object) -> Login:
-    """Return a way onto a server with its own key."""
+    """Return a way onto a server with its own key; the host key that it has now proves it."""
+    options = {"proof": server.proof(), **options}
     return Login(load_key(server.key), key_name=str(server.key), **options)  # type: ignore[arg-type]
-
-
-KINDS = {
-    "ed25519": ["-t", "ed25519"],
-    "ecdsa": ["-t", "ecdsa"],
-    "rsa": ["-t", "rsa", "-b", "2048"],
-    "ecdsa in PEM": ["-t", "ecdsa", "-m", "PEM"],
-    "rsa in PEM": ["-t", "rsa", "-b", "2048", "-m", "PEM"],
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_keys_that_load(kind: str, tmp_path: Path) -> None:
-    """The kinds and formats that ssh-keygen makes are read, in a folder of any name."""
-    folder = tmp_path / HOSTILE
-    folder.mkdir()
-    path = make_key(folder / "id", *KINDS[kind])
-    assert public_line(load_key(path)) == " ".join(path.with_suffix(".pub").read_text().split()[:2])
-
-
-@pytest.mark.parametrize(
-    ("kind", "message", "remedy"),
-    [
-        ("missing", "there is no file", "ssh-keygen -t ed25519 -f"),
-        ("folder", "cannot be read: Is a directory", "PERSISTENT_RUNNER_SSH_KEY"),
-        ("empty", "is not a private key that can be used", "PERSISTENT_RUNNER_SSH_KEY"),
-        ("rubbish", "is not a private key that can be used", "PERSISTENT_RUNNER_SSH_KEY"),
-        ("cut off", "is not a private key that can be used", "PERSISTENT_RUNNER_SSH_KEY"),
-        ("public", "is the public half", "Name the private one"),
-        ("pkcs8 rsa", "is in PKCS8 format", "ssh-keygen -p -f"),
-        ("pkcs8 ecdsa", "is in PKCS8 format", "ssh-keygen -p -f"),
-        ("passphrase", "has a passphrase", "ssh-keygen -t ed25519 -N ''"),
-        ("passphrase in pem", "has a passphrase", "ssh-keygen -t ed25519 -N ''"),
-        ("ppk", "is a PuTTY key", "puttygen"),
-    ],
-)
-def test_keys_that_do_not_load(kind: str, message: str, remedy: str, tmp_path: Path) -> None:
-    """Each key that cannot be used is named with its trouble and the line that mends it; nothing was spent."""
-    path = tmp_path / "id"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "empty":
-        path.touch()
-    elif kind == "rubbish":
-        path.write_bytes(os.urandom(500))
-    elif kind == "cut off":
-        path.write_bytes(make_key(tmp_path / "whole").read_bytes()[:150])
-    elif kind == "public":
-        make_key(path)
-        path = path.with_suffix(".pub")
-    elif kind.startswith("pkcs8"):
-        make_key(path, "-t", kind.split()[1], "-m", "PKCS8")
-    elif kind.startswith("passphrase"):
-        form = ["-m", "PEM"] if "pem" in kind else []
-        subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", *form, "-N", "open sesame", "-f", str(path)], check=True)
-    elif kind == "ppk":
-        path.write_text("PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n")
-    with pytest.raises(ConfigError) as caught:
-        load_key(path)
-    assert message in caught.value.message
-    assert str(path) in caught.value.message
-    assert remedy in caught.value.remedy
-    assert caught.value.exit_code == 2
 
 
 def test_the_connection_is_tamed(site: Site) -> None:
     """The fast ciphers are agreed on and small packets leave at once."""
-    import socket
-
     transport = site.connect().transport
     assert transport.local_cipher == transport.remote_cipher == "aes128-gcm@openssh.com"
     assert transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -129,21 +62,30 @@ def test_private_settings_are_not_read(sshd_site: Site, tmp_path: Path, monkeypa
     assert connection.config.run.echo is False
 
 
-def test_a_changed_host_key(own_sshd: OpenSsh) -> None:
-    """A machine that shows another key than before gets nothing from us, not even a try to log in."""
-    way = login(own_sshd)
-    way.connect(own_sshd.node()).client.close()
-    own_sshd.stop()
-    for half in (own_sshd.host_key, own_sshd.host_key.with_suffix(".pub")):
+def change_host_key(server: OpenSsh, *options: str) -> None:
+    """Let a server have another host key, as another machine at its address has."""
+    server.stop()
+    for half in (server.host_key, server.host_key.with_suffix(".pub")):
         half.unlink()
-    make_key(own_sshd.host_key)
-    own_sshd.start()
+    make_key(server.host_key, *options)
+    server.start()
+
+
+def test_a_changed_host_key(own_sshd: OpenSsh) -> None:
+    """A machine that shows another key than before gets nothing, not even a try to log in (row S4)."""
+    proof = own_sshd.proof()
+    way = login(own_sshd, proof=proof)
+    way.connect(own_sshd.node()).client.close()
+    change_host_key(own_sshd)
     for _ in range(2):
-        with pytest.raises(HostNotProven, match="shows another host key than before, of type ssh-ed25519") as caught:
+        with pytest.raises(HostNotProven, match="another host key than the proven one, of type ssh-ed25519") as caught:
             way.connect(own_sshd.node())
         assert caught.value.exit_code == 6
         assert "Nothing was sent" in caught.value.remedy
     assert (own_sshd.folder / "sshd.log").read_text().count("Accepted publickey") == 1
+    proof.log_keys = own_sshd.proof().log_keys
+    with pytest.raises(HostNotProven):
+        way.connect(own_sshd.node())  # what the log says later changes nothing for the same machine
     relaunched = dataclasses.replace(own_sshd.node(), started="later")
     way.connect(relaunched).client.close()  # another launch is another machine
 
@@ -152,44 +94,52 @@ def test_a_host_key_of_another_type(own_sshd: OpenSsh) -> None:
     """A key of another type than the pinned one is a changed key too."""
     way = login(own_sshd)
     way.connect(own_sshd.node()).client.close()
-    own_sshd.stop()
-    own_sshd.host_key.unlink()
-    make_key(own_sshd.host_key, "-t", "ecdsa")
-    own_sshd.start()
-    with pytest.raises(HostNotProven, match="of type ecdsa"):
+    change_host_key(own_sshd, "-t", "ecdsa")
+    with pytest.raises(HostNotProven, match="of another type"):
         way.connect(own_sshd.node())
+    assert (own_sshd.folder / "sshd.log").read_text().count("Accepted publickey") == 1
 
 
-@pytest.mark.parametrize("address", ["192.0.2.7", "node.example.com", "::2", "128.0.0.1", "127.0.0.1.example.com"])
-def test_a_far_host_is_never_taken_on_trust(address: str) -> None:
-    """Only this machine's own address proves itself; any other needs a key that was proven before."""
-    key = paramiko.ECDSAKey.generate()
-    policy = _Pin(dataclasses.replace(NODE, address=address), None)
-    with pytest.raises(HostNotProven, match="nothing proves the host key"):
-        policy.missing_host_key(paramiko.SSHClient(), address, key)
-    assert policy.seen is None
+@pytest.mark.parametrize("kind", [("-t", "rsa", "-b", "2048"), ("-t", "ecdsa", "-b", "384")])
+def test_host_keys_of_other_types_can_be_pinned(own_sshd: OpenSsh, kind: tuple[str, ...]) -> None:
+    """RSA keys have several names of signatures, and all of them belong to the pin."""
+    change_host_key(own_sshd, *kind)
+    login(own_sshd).connect(own_sshd.node()).client.close()
 
 
-def test_a_pinned_host_takes_no_other_key() -> None:
-    """A pin holds on loopback too."""
-    policy = _Pin(NODE, paramiko.ECDSAKey.generate())
-    with pytest.raises(HostNotProven, match="another host key than before"):
-        policy.missing_host_key(paramiko.SSHClient(), "127.0.0.1", paramiko.ECDSAKey.generate())
+def test_only_the_types_of_the_pin_are_offered(own_sshd: OpenSsh) -> None:
+    """A host with several keys shows the one that is pinned, not the one that it likes best."""
+    other = make_key(own_sshd.folder / "ecdsa_key", "-t", "ecdsa")
+    own_sshd.stop()
+    with own_sshd.config.open("a") as config:
+        config.write(f"HostKey {other}\n")
+    own_sshd.start()
+    proof = Proof.known([other.with_suffix(".pub").read_text()])
+    connection = login(own_sshd, proof=proof).connect(own_sshd.node())
+    assert connection.transport.get_remote_server_key().get_name() == "ecdsa-sha2-nistp256"
+    connection.close()
 
 
-def test_loopback() -> None:
-    """What counts as this machine."""
-    found = [name for name in ("127.0.0.1", "127.9.9.9", "::1", "localhost", "0.0.0.0") if is_loopback(name)]
-    assert found == ["127.0.0.1", "127.9.9.9", "::1", "localhost"]
+def test_a_connection_that_fabric_opens_again_is_held_to_its_pin(own_sshd: OpenSsh) -> None:
+    """After a drop Fabric connects anew by itself: to the pinned host, and to no other."""
+    connection = login(own_sshd).connect(own_sshd.node())
+    own_sshd.drop_sessions()
+    connection.transport.join(20)
+    assert connection.run("echo again", hide=True).stdout == "again\n"
+    change_host_key(own_sshd)
+    connection.transport.join(20)
+    with pytest.raises(HostNotProven):
+        connection.run("echo to whom", hide=True)
+    assert not connection.is_connected
 
 
 def test_a_refused_key(server: Server) -> None:
     """Keys may be installed after sshd is up, so a refusal counts only after a while; then it says what to paste."""
     stranger = paramiko.ECDSAKey.generate()
     with pytest.raises(ConnectionLost):
-        Login(stranger, key_name="id_x").connect(server.node)
+        Login(stranger, key_name="id_x", proof=server.proof).connect(server.node)
     with pytest.raises(PlatformRefused, match="refuses the SSH key id_x") as caught:
-        Login(stranger, key_name="id_x", patience=timedelta(0)).connect(server.node)
+        Login(stranger, key_name="id_x", proof=server.proof, patience=timedelta(0)).connect(server.node)
     assert public_line(stranger) in caught.value.remedy
     assert caught.value.exit_code == 3
 
@@ -212,14 +162,11 @@ def test_nobody_listens() -> None:
     """A refused port means: not now."""
     node = dataclasses.replace(NODE, port=free_port())
     with pytest.raises(ConnectionLost, match=f"uprod@127.0.0.1:{node.port}"):
-        Login(paramiko.ECDSAKey.generate(), key_name="x").connect(node)
+        Login(paramiko.ECDSAKey.generate(), key_name="x", proof=ANYBODY).connect(node)
 
 
 def test_something_else_listens() -> None:
     """A port that closes before it speaks SSH means the same, and no thread or socket is left."""
-    import socket
-    import threading
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def greet() -> None:
@@ -231,8 +178,165 @@ def test_something_else_listens() -> None:
         thread.start()
         before = {found.name for found in threading.enumerate()}
         with pytest.raises(ConnectionLost):
-            Login(paramiko.ECDSAKey.generate(), key_name="x").connect(
+            Login(paramiko.ECDSAKey.generate(), key_name="x", proof=ANYBODY).connect(
                 dataclasses.replace(NODE, port=listener.getsockname()[1])
             )
         thread.join()
     assert {found.name for found in threading.enumerate()} <= before
+
+
+def test_a_time_out_names_what_is_likely(own_sshd: OpenSsh) -> None:
+    """A network that swallows our packets is said to, with the rule of the profile and the proxy's variable."""
+    with socket.socket() as full:  # a queue of none, filled: what comes is not answered
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        held = [socket.socket() for _ in range(4)]
+        for one in held:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        with pytest.raises(ConnectionLost) as caught:
+            tunnel.dial(dataclasses.replace(NODE, port=port), None, 0.3)
+        for one in held:
+            one.close()
+    assert f"host 127.0.0.1, port {port}, does not answer" in caught.value.message
+    assert "CIDR rule" in caught.value.remedy
+    assert "PERSISTENT_RUNNER_SSH_PROXY" in caught.value.remedy
+
+
+class Greedy(paramiko.ServerInterface):
+    """A server that takes any key and then wants a password as well."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey,password,keyboard-interactive"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        self.asked.append("publickey")
+        return int(paramiko.common.AUTH_PARTIALLY_SUCCESSFUL)
+
+    def check_auth_password(self, username: str, password: str) -> int:
+        self.asked.append("password")
+        return int(paramiko.common.AUTH_FAILED)
+
+    def check_auth_interactive(self, username: str, submethods: str) -> int:
+        self.asked.append("keyboard-interactive")
+        return int(paramiko.common.AUTH_FAILED)
+
+
+def test_nobody_is_asked_for_a_password() -> None:
+    """A server that wants more than the key gets no more, and no person is asked for it."""
+    greedy, host_key = Greedy(), paramiko.ECDSAKey.generate()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            transport = paramiko.Transport(listener.accept()[0])
+            transport.add_server_key(host_key)
+            with contextlib.suppress(paramiko.SSHException, EOFError):
+                transport.start_server(server=greedy)
+            transport.join(20)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        node = dataclasses.replace(NODE, port=listener.getsockname()[1])
+        way = Login(
+            paramiko.ECDSAKey.generate(),
+            key_name="x",
+            proof=Proof.known([public_line(host_key)]),
+            patience=timedelta(0),
+        )
+        with pytest.raises(PlatformRefused, match="wants publickey, password, keyboard-interactive beyond the key"):
+            way.connect(node)
+        thread.join(20)
+    assert greedy.asked
+    assert set(greedy.asked) == {"publickey"}
+
+
+def test_few_sessions(tmp_path: Path) -> None:
+    """Where a server allows two channels, the proof leaves none behind and a third is refused, not hung (row S9)."""
+    if SSHD is None:
+        pytest.skip(WHY_NOT)
+    with openssh(tmp_path / "server", "MaxSessions 2") as server:
+        connection = login(server).connect(server.node())
+        held = [connection.create_session() for _ in range(2)]
+        with pytest.raises(ConnectionLost), translated(server.node()):
+            connection.create_session()
+        for channel in held:
+            channel.close()
+
+        def runs() -> bool:  # a server counts a channel until its process is gone
+            with contextlib.suppress(paramiko.ChannelException):
+                return connection.run("echo fine", hide=True).stdout == "fine\n"
+            return False
+
+        until(runs, "room for a channel")
+
+
+def test_many_connects_at_once(tmp_path: Path) -> None:
+    """A server that drops connects above a limit is asked again, and every one gets in (row S5)."""
+    if SSHD is None:
+        pytest.skip(WHY_NOT)
+    with openssh(tmp_path / "server", "MaxStartups 1:90:2") as server:
+        way, made, failed = login(server), [], []
+
+        def connect() -> None:
+            try:
+                calls = Backoff(first=0.05, most=0.3, total=60)
+                made.append(recover(lambda: way.connect(server.node()), {ConnectionLost: failed.append}, calls))
+            except BaseException as error:  # noqa: BLE001 - shown below
+                failed.append(error)
+
+        threads = [threading.Thread(target=connect) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90)
+        for connection in made:
+            connection.client.close()
+    assert len(made) == 12, failed
+
+
+def test_nobody_in_between_can_weaken_the_ciphers(tmp_path: Path) -> None:
+    """A server that has only what is weak is not connected to."""
+    if SSHD is None:
+        pytest.skip(WHY_NOT)
+    for line in ("Ciphers aes256-cbc", "Ciphers aes256-ctr\nMACs hmac-sha1"):
+        with (
+            openssh(tmp_path / line[-4:], line) as server,
+            pytest.raises(ConnectionLost, match="Incompatible ssh"),
+        ):
+            login(server).connect(server.node())
+
+
+def test_activity(own_sshd: OpenSsh, tmp_path: Path) -> None:
+    """Commands and transfers in flight are seen, on a connection that is Fabric's own kind."""
+    activity = Activity()
+    connection = login(own_sshd, activity=activity).connect(own_sshd.node())
+    assert isinstance(connection, fabric.Connection)
+    assert activity.idle_seconds() == math.inf
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy"
+    connection.run(f"mkfifo {pipe}", hide=True)
+    assert 0 < activity.idle_seconds() < math.inf
+    reading = threading.Thread(target=lambda: connection.run(f"cat {pipe}", hide=True))
+    reading.start()
+    until(lambda: activity.idle_seconds() == 0, "a command in flight")
+    connection.run("true", hide=True)
+    assert activity.idle_seconds() == 0  # one of two has ended
+    connection.run(f"echo > {pipe}", hide=True)
+    reading.join(20)
+    assert activity.idle_seconds() > 0
+    (tmp_path / "file").write_bytes(b"x")
+    for transfer in (
+        lambda: connection.put(str(tmp_path / "file"), str(copy)),
+        lambda: connection.get(str(copy), str(tmp_path / "back")),
+        lambda: connection.run("false", hide=True, warn=True),
+    ):
+        before = activity._ended
+        transfer()
+        assert activity._ended > before
+    with pytest.raises(invoke.UnexpectedExit):
+        connection.run("false", hide=True)
+    assert activity.idle_seconds() > 0  # a failed one has ended too
+    connection.close()
