@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,8 +51,13 @@ class PlatformContract:
         assert saved.differs == ()
         assert platform.find(name) == [saved.job_id]
         assert platform.find(name[:-1]) == []
+        (row,) = [row for row in platform.jobs(name[:-1]) if row.job_id == saved.job_id]
+        assert (row.name, row.status) == (name, "")
+        assert row.owner
+        assert row.created is not None
+        assert platform.jobs(name[1:]) == []
         state = platform.state(saved.job_id)
-        facts = (state.submitted, state.executing, state.ending, state.ended, state.stopped)
+        facts = (state.submitted, state.booting, state.executing, state.ending, state.ended, state.stopped)
         assert not any(facts)
         assert platform.nodes(saved.job_id) == []
         assert platform.log(saved.job_id) == ""
@@ -67,6 +73,8 @@ class PlatformContract:
         try:
             states = until(platform, job_id, lambda state: state.executing)
             assert all(state.submitted and not state.ended for state in states)
+            assert states[-1].booting
+            assert (states[-1].executed, states[-1].booted) == (None, None)
             head = platform.nodes(job_id)[0]
             assert head.address
             assert 1 <= head.port <= 65535
@@ -78,6 +86,12 @@ class PlatformContract:
         assert last.ended
         assert last.reason
         assert not last.executing
+        assert not last.booting
+        assert last.executed is not None
+        assert last.booted is not None
+        assert last.executed > timedelta(0)
+        assert last.booted > last.executed
+        assert [row.status for row in platform.jobs(name)] != [""]
         platform.stop(job_id)
         platform.stop(job_id, force=True)
         platform.delete(job_id)

@@ -7,7 +7,6 @@ Models ignore unknown keys and statuses stay plain strings, because the platform
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -15,23 +14,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from persistent_runner.rescale.fields import Date, Port, Text
+
 API_ROOT = "/api/v2/"
 PAGE_SIZE = 10
 """Rows on a page of a v2 list unless `page_size` says otherwise (recorded replies)."""
-
-
-def parse_date(value: object) -> datetime:
-    """Return the moment that any of the API's date forms names.
-
-    `Z` or an offset, any number of fraction digits, UTC if naive. Raises ValueError for all else.
-    """
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a date")  # noqa: TRY004 - pydantic turns ValueError into its own error
-    text = re.sub(r"\.(\d+)", lambda fraction: "." + fraction[1][:6].ljust(6, "0"), value.strip())
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def date_with_z(moment: datetime) -> str:
@@ -42,9 +29,6 @@ def date_with_z(moment: datetime) -> str:
 def date_with_offset(moment: datetime) -> str:
     """Return `2026-04-03T03:45:58.683875+00:00`: the form of job statuses."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f+00:00")
-
-
-Date = Annotated[datetime, BeforeValidator(parse_date)]
 
 
 class Wire(BaseModel):
@@ -174,7 +158,7 @@ class JobAnalysis(Wire):
     command: str
     hardware: Hardware
     input_files: list[FileId] = []
-    env_vars: dict[str, str] | None = Field(default_factory=dict)
+    env_vars: dict[str, str] | None = Field(default_factory=dict, repr=False)  # a value may be a secret
     use_rescale_license: bool = False
 
 
@@ -233,18 +217,21 @@ class Status(Wire):
 
 
 class Instance(Wire):
-    """A machine. `role` is `CUSTOM` on one node, else `MPI_MASTER` or `MPI_SLAVE`; addresses may be null at first."""
+    """A machine. `role` is `CUSTOM` on one node, else `MPI_MASTER` or `MPI_SLAVE`; addresses may be null at first.
+
+    What is no text, or no port from 1 to 65535, is read as absent.
+    """
 
     id: str
     cluster_id: str = ""
     instance_group: str = ""
-    role: str | None = None
-    username: str | None = None
-    public_ip: str | None = None
-    public_hostname: str | None = None
-    private_ip: str | None = None
-    private_hostname: str | None = None
-    ssh_port: int | None = None
+    role: Text = None
+    username: Text = None
+    public_ip: Text = None
+    public_hostname: Text = None
+    private_ip: Text = None
+    private_hostname: Text = None
+    ssh_port: Port = None
     is_behind_nat: bool | None = None
     supported_services: list[str] = []
     tenancy: str = ""
@@ -369,18 +356,25 @@ ENDPOINTS: dict[str, Endpoint[Any, Any]] = {
 class JobStatus:
     """The job statuses that decide something. All others are shown as they come."""
 
+    STARTED = "Started"
+    VALIDATED = "Validated"
     EXECUTING = "Executing"
     COMPLETED = "Completed"
     STOPPING = "Stopping"
     FORCE_STOP = "Force Stop"
     # Completed is the only terminal status ever recorded; the others are listed by clients as a precaution.
     TERMINAL = frozenset({"Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled"})
+    ALIVE = frozenset(
+        {"Pending", "Waiting for Queue", "Waiting for Cluster", "Queued", "Started", "Validated", "Executing"}
+    )
 
 
 class ClusterStatus:
     """The cluster statuses that decide something."""
 
     NOT_STARTED = "Not Started"
+    STARTING = "Starting"
+    STARTED = "Started"
     STOPPED = "Stopped"
 
 

@@ -16,6 +16,7 @@ from requests.auth import AuthBase
 
 from persistent_runner.errors import PlatformRefused, PlatformUnavailable
 from persistent_runner.recovery import Backoff, recover
+from persistent_runner.redaction import hide, redact
 from persistent_runner.rescale.api import API_ROOT
 from persistent_runner.settings import is_loopback
 
@@ -60,7 +61,7 @@ class Transport:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.host = urlsplit(self.base_url).netloc
-        self._api_key = api_key
+        hide(api_key)
         self._stop = stop
         self._backoff = backoff
         self._deadline = deadline
@@ -236,9 +237,8 @@ class Transport:
         return self._clean("; ".join(_leaves(reply)) or json.dumps(reply))[:800]
 
     def _clean(self, text: str) -> str:
-        """Return foreign text on one line, without control characters and without the key."""
-        line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-        return line.replace(self._api_key, "***")
+        """Return foreign text on one line, without control characters and without secrets."""
+        return redact(" ".join("".join(letter if letter.isprintable() else " " for letter in text).split()))
 
 
 def _read_whole(response: requests.Response, seconds: float) -> None:

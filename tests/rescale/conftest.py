@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from persistent_runner.local_platform.local import LocalRescale
+from persistent_runner.recovery import Backoff
 from persistent_runner.rescale.client import RescalePlatform
 
 from .scripted import KEY, QUICK, Script, serve
@@ -34,6 +35,14 @@ def script() -> Iterator[Script]:
 def client(script: Script) -> Iterator[RescalePlatform]:
     """Return the client against the script."""
     platform = RescalePlatform(script.url, KEY, backoff=QUICK)
+    yield platform
+    platform.close()
+
+
+@pytest.fixture
+def impatient(script: Script) -> Iterator[RescalePlatform]:
+    """Return a client against the script that repeats nothing."""
+    platform = RescalePlatform(script.url, KEY, backoff=Backoff(total=0))
     yield platform
     platform.close()
 

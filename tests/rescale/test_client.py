@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+import secrets
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,6 +164,7 @@ def test_the_request_has_the_platforms_shape(script: Script, client: RescalePlat
         ("analysis.code", "b", "code"),
         ("analysis.version", "9", "version"),
         ("envVars", {"SECRET": "other"}, "envVars"),
+        ("envVars", {"SECRET": "canary", "PERSISTENT_RUNNER_PROOF": "0"}, "envVars"),
         ("isLowPriority", True, "isLowPriority"),
         ("billingPriorityValue", "ON_DEMAND", "billingPriorityValue"),
         ("publicKey", "ssh-ed25519 AAAAother", "publicKey"),
@@ -171,15 +173,17 @@ def test_the_request_has_the_platforms_shape(script: Script, client: RescalePlat
     ],
 )
 def test_each_difference_of_the_saved_job_is_found(
-    path: str, value: Any, field: str | None, script: Script, client: RescalePlatform
+    path: str, value: Any, field: str | None, script: Script, client: RescalePlatform, impatient: RescalePlatform
 ) -> None:
     """Whatever could cost money or run something else is compared; values of env stay out of the message."""
     script.says("GET users/me/projects/", Said(body=[{"id": "P", "name": "Wing"}]))
     script.says("POST jobs/", Said(201, {"id": "AbCdEf"}))
     script.says("GET jobs/AbCdEf/", Said(404))
-    request = asking(project="Wing", env={"SECRET": "canary"}, public_key=f"{USER_KEY} me@here")
+    request = asking(
+        project="Wing", env={"SECRET": "canary"}, public_key=f"{USER_KEY} me@here", proof="canary" + "f" * 58
+    )
     with pytest.raises(PlatformRefused):
-        client.create(request)
+        impatient.create(request)
     script.asked = [entry for entry in script.asked if entry[0].startswith("POST")]
     saved = {**job_of(script), "cidrRule": "0.0.0.0/0", "publicKey": f"{USER_KEY} another comment"}
     script.says("GET jobs/AbCdEf/", Said(body=saved))
@@ -199,12 +203,14 @@ def test_each_difference_of_the_saved_job_is_found(
     assert "canary" not in result.differs[0]
 
 
-def test_a_core_type_that_comes_back_as_an_object_is_the_same(script: Script, client: RescalePlatform) -> None:
+def test_a_core_type_that_comes_back_as_an_object_is_the_same(
+    script: Script, client: RescalePlatform, impatient: RescalePlatform
+) -> None:
     """Newer replies have `{code, ...}` where the request had a string."""
     script.says("POST jobs/", Said(201, {"id": "AbCdEf"}))
     script.says("GET jobs/AbCdEf/", Said(404))
     with pytest.raises(PlatformRefused):
-        client.create(asking())
+        impatient.create(asking())
     saved = job_of(script)
     saved["jobanalyses"][0]["hardware"]["coreType"] = {"code": "emerald", "io": 2}
     saved["jobanalyses"][0]["envVars"] = None
@@ -226,7 +232,8 @@ def state_of(script: Script, client: RescalePlatform, jobs: list[Any], clusters:
 def test_the_newest_status_decides(script: Script, client: RescalePlatform) -> None:
     """By date in either form, then by the server's order; the list need not be sorted."""
     shuffled = [at(3, "Queued"), at(9, "Executing", form="Z"), at(1, "Pending")]
-    assert state_of(script, client, shuffled) == LeaseState("Executing", submitted=True, executing=True)
+    executing = LeaseState("Executing", submitted=True, booting=True, executing=True)
+    assert state_of(script, client, shuffled) == executing
     same = [at(9, "Validated"), at(9, "Started")]
     assert state_of(script, client, same).status == "Validated"
     undated = [{"status": "Queued"}, {"status": "Pending", "statusDate": None}]
@@ -336,9 +343,21 @@ def test_two_masters_are_refused_and_none_is_not_there_yet(script: Script, clien
         {"sshPort": None},
         {"sshPort": 0},
         {"sshPort": 65536},
+        {"sshPort": 70000},
+        {"sshPort": "0"},
+        {"sshPort": "22\n"},
+        {"sshPort": " 22"},
+        {"sshPort": "+22"},
+        {"sshPort": "22;id"},
+        {"sshPort": True},
+        {"sshPort": 22.5},
         {"username": None},
         {"username": "me\nyou"},
         {"username": "-l root"},
+        {"username": "a b"},
+        {"username": "$(id)"},
+        {"username": "root\n"},
+        {"username": 7},
     ],
 )
 def test_an_instance_without_a_usable_address_is_not_there(
@@ -363,12 +382,107 @@ def test_no_instances_yet(script: Script, client: RescalePlatform) -> None:
     assert client.nodes("x") == []
 
 
+def test_an_odd_head_node_leaves_no_worker_in_its_place(script: Script, client: RescalePlatform) -> None:
+    """A head whose port or user is odd is waited for: the only other machine is still a worker (rows L8, L9)."""
+    for changes in ({"sshPort": "22\n"}, {"username": 7}, {"publicIp": [], "publicHostname": {}}):
+        odd = machine(1, "MPI_MASTER", **changes)
+        script.says("GET jobs/x/instances/", Said(body=[odd, machine(2, "MPI_SLAVE")]))
+        assert client.nodes("x") == []
+
+
+def test_a_port_in_digits_is_a_port(script: Script, client: RescalePlatform) -> None:
+    """Some numbers of this API come as text."""
+    script.says("GET jobs/x/instances/", Said(body=[machine(1, sshPort="32100")]))
+    assert client.nodes("x")[0].port == 32100
+
+
+def test_the_private_address_is_the_name_where_there_is_no_number(script: Script, client: RescalePlatform) -> None:
+    """Workers are reached through the head by either (row L7)."""
+    script.says("GET jobs/x/instances/", Said(body=[machine(1, privateIp=None, privateHostname="p3056")]))
+    assert client.nodes("x")[0].private_address == "p3056"
+    script.says("GET jobs/x/instances/", Said(body=[machine(1, privateIp=None)]))
+    assert client.nodes("x")[0].private_address == ""
+
+
 def test_only_the_exact_name_is_found(script: Script, client: RescalePlatform) -> None:
     """The search matches parts of names; a job of somebody else is not ours."""
     rows = [{"id": "a", "name": "run-1"}, {"id": "b", "name": "run-11"}, {"id": "c", "name": "run-1"}]
     script.says("GET jobs/", Said(body=rows))
     assert client.find("run-1") == ["a", "c"]
     assert "search=run-1" in script.calls("GET")[0]
+
+
+def test_absence_is_believed_when_it_was_read_twice(script: Script, client: RescalePlatform) -> None:
+    """A list that shrinks while its pages are read skips a row: the second look finds the job (row A16)."""
+    first = {"next": "?page=2", "results": [{"id": "a", "name": "other"}]}
+    script.says("GET jobs/", Said(body=first), Said(body=[{"id": "a", "name": "other"}, {"id": "b", "name": "run-1"}]))
+    script.says("GET jobs/?page=2", Said(body={"results": []}))
+    assert client.find("run-1") == ["b"]
+    before = len(script.asked)
+    assert client.find("run-2") == []
+    assert len(script.asked) == before + 2
+
+
+def test_a_row_that_comes_twice_counts_once(script: Script, client: RescalePlatform) -> None:
+    """A list that grows while its pages are read shows a row again (row A16)."""
+    script.says("GET jobs/", Said(body={"next": "?page=2", "results": [{"id": "a", "name": "run-1"}]}))
+    script.says("GET jobs/?page=2", Said(body={"results": [{"id": "a", "name": "run-1"}]}))
+    assert client.find("run-1") == ["a"]
+
+
+def test_jobs_are_listed_by_how_their_names_begin(script: Script, client: RescalePlatform) -> None:
+    """The newest first, a draft with an empty status, those of others with their owner; nothing that only contains it."""
+    rows = [
+        {"id": "a", "name": "pr-a", "owner": "me@x", "dateInserted": "2026-04-03T03:45:01Z", "jobStatus": None},
+        {"id": "b", "name": "my pr-b", "owner": "me@x"},
+        {
+            "id": "c",
+            "name": "pr-c",
+            "owner": "you@x",
+            "dateInserted": "2026-04-03T03:45:02+00:00",
+            "jobStatus": {"content": "Executing", "labelClass": "x"},
+        },
+        {"id": "d", "name": "pr-d", "jobStatus": {"content": ""}},
+    ]
+    script.says("GET jobs/", Said(body=rows))
+    listed = client.jobs("pr-")
+    assert [(row.job_id, row.owner, row.status) for row in listed] == [
+        ("c", "you@x", "Executing"),
+        ("a", "me@x", ""),
+        ("d", "", ""),
+    ]
+    assert listed[0].name == "pr-c"
+    assert listed[0].created == datetime(2026, 4, 3, 3, 45, 2, tzinfo=UTC)
+
+
+def test_the_proof_goes_into_the_first_environment_alone(script: Script, client: RescalePlatform) -> None:
+    """The secret travels in the driving analysis' envVars, beside those that were asked for, and in no text of ours."""
+    proof = "9f" * 32
+    script.says("POST jobs/", Said(201, {"id": "AbCdEf"}))
+    script.says("GET jobs/AbCdEf/", Said(body={"id": "AbCdEf", "publicKey": USER_KEY}))
+    tiles = (Software(analysis="a", version="1"), Software(analysis="b", version="2"))
+    request = asking(software=tiles, env={"A": "1"}, proof=proof)
+    saved = client.create(request)
+    environments = [analysis["envVars"] for analysis in job_of(script)["jobanalyses"]]
+    assert environments == [{"A": "1", "PERSISTENT_RUNNER_PROOF": proof}, {"A": "1"}]
+    assert saved.public_key == USER_KEY
+    assert proof not in repr(request)
+    script.says("POST jobs/", Said(400, {"jobanalyses": [{"envVars": [f"{proof} is too long"]}]}))
+    with pytest.raises(PlatformRefused, match="envVars") as caught:
+        client.create(request)
+    assert proof not in str(caught.value)
+
+
+def test_a_job_that_was_just_created_may_be_unknown_for_a_while(script: Script, client: RescalePlatform) -> None:
+    """The read-back is repeated on 404, the create is not (row A4); another refusal is final."""
+    script.says("POST jobs/", Said(201, {"id": "AbCdEf"}))
+    script.says("GET jobs/AbCdEf/", Said(404), Said(404), Said(body={"id": "AbCdEf"}))
+    assert client.create(asking()).job_id == "AbCdEf"
+    assert (len(script.calls("POST")), len(script.calls("GET"))) == (1, 3)
+    script.says("GET jobs/AbCdEf/", Said(403))
+    with pytest.raises(PlatformRefused):
+        client.create(asking())
+    assert (len(script.calls("POST")), len(script.calls("GET"))) == (2, 4)
 
 
 def test_stopping_what_has_ended_is_no_fault(script: Script, client: RescalePlatform) -> None:
@@ -390,13 +504,15 @@ def test_the_log_is_read_live_or_from_the_outputs(script: Script, client: Rescal
     script.says("GET files/f/lines/", Said(body={"lines": [f"line {n}\n" for n in range(100)]}))
     assert client.log("x").splitlines()[-1] == "line 99"
     assert len(client.log("x").splitlines()) == 20
+    assert len(client.log("x", lines=50).splitlines()) == 50
     script.says("GET jobs/x/runs/1/tail/process_output.log", Said(body={"lines": ["live", ""]}))
-    assert client.log("x") == "live"
+    assert client.log("x", lines=7) == "live"
+    assert "lines=7" in script.calls("GET")[-1]
 
 
 def test_a_wrong_key_on_the_local_platform(rescale: LocalRescale) -> None:
     """The local platform refuses a wrong key as the real one does, and the message names its host."""
-    platform = RescalePlatform(rescale.base_url, "0" * 40)
+    platform = RescalePlatform(rescale.base_url, secrets.token_hex(20))
     with pytest.raises(PlatformRefused, match="refused the API key"):
         platform.me()
     platform.close()
