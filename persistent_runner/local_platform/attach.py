@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 from filelock import FileLock
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.local_platform.job import FAST, RECORDED, Durations
+from persistent_runner.local_platform.durations import FAST, RECORDED, Durations
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,15 @@ from waitress.wasyncore import close_all
 from waitress.wasyncore import loop as socket_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flask import Flask
 
 _THREADS = 24
 """Ten downloads and ten uploads at a time, and the polls beside them."""
+
+
+_DROP = "local_platform.drop"
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
@@ -31,18 +37,28 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
 
+    def drop(self) -> None:
+        """End the connection; what is still written goes nowhere."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def drop_connection(environ: Mapping[str, Any]) -> None:
+    """End the connection of a request that is being answered, by its WSGI environment."""
+    environ[_DROP]()
+
 
 class HttpServer:
     """Serves an application on 127.0.0.1 from threads. The port is bound at once, `serve` starts to answer."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, threads: int = _THREADS) -> None:
         self._app: Flask | None = None
         self._stopping = threading.Event()
         self._server = create_server(
             self._answer,
             # bound here: waitress leaks its own socket where the port is taken
             sockets=[socket.create_server(("127.0.0.1", port))],
-            threads=_THREADS,
+            threads=threads,
             connection_limit=2000,
             max_request_body_size=1 << 40,
             asyncore_use_poll=True,
@@ -54,6 +70,8 @@ class HttpServer:
 
     def _answer(self, environ: Any, start_response: Any) -> Any:
         assert self._app is not None
+        # the one way that waitress gives to the connection: a bound method of its channel
+        environ[_DROP] = environ["waitress.client_disconnected"].__self__.drop
         return self._app(environ, start_response)
 
     def serve(self, app: Flask) -> None:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from persistent_runner.local_platform import catalogue
 from persistent_runner.local_platform.checks import Refused, parse_job
+from persistent_runner.local_platform.faults import meant
 from persistent_runner.local_platform.files import new_id
-from persistent_runner.local_platform.job import FAST, RECORDED, Durations, Machine, Site, VirtualJob
+from persistent_runner.local_platform.job import VirtualJob
 from persistent_runner.rescale.api import date_with_offset, date_with_z
 
-__all__ = ["FAST", "RECORDED", "Durations", "Jobs", "Refused", "Site", "VirtualJob"]
+__all__ = ["Jobs", "Refused", "VirtualJob"]
 
 if TYPE_CHECKING:
+    from persistent_runner.local_platform.cluster import Machine, Site
+    from persistent_runner.local_platform.fault_kinds import Action
     from persistent_runner.rescale.api import JobAnalysis
 
 
@@ -35,6 +38,7 @@ class Jobs:
             job = VirtualJob(job_id, request, self._site)
             self._jobs[job_id] = job
             self._bodies[job_id] = body
+        job.tell("created")
         return job
 
     def get(self, job_id: str) -> VirtualJob | None:
@@ -60,6 +64,7 @@ class Jobs:
         """Remove a draft or a job whose cluster has stopped, with its outputs; raises Refused for others."""
         if job.submitted and not job.stopped:
             raise Refused({"detail": "The job's cluster has not stopped yet: stop the job and wait for Stopped."})
+        job.tell("deleted")
         with self._lock:
             self._jobs.pop(job.id, None)
             self._bodies.pop(job.id, None)
@@ -83,6 +88,12 @@ class Jobs:
             wanted = job_status.replace("_", " ").lower()
             rows = [job for job in rows if _newest(job).lower() == wanted]
         return [job for job in rows if words.lower() in job.name.lower()]
+
+    def disturb(self, action: Action) -> int:
+        """Let something happen now to the jobs that are meant and execute; return how many they are."""
+        with self._lock:
+            jobs = [job for job in self._jobs.values() if meant(action, job)]
+        return sum([job.disturb(action) for job in jobs])
 
     @property
     def unfinished(self) -> int:
@@ -222,7 +233,7 @@ def cluster_statuses(job: VirtualJob) -> list[dict[str, Any]] | None:
 
 def instances(job: VirtualJob) -> list[dict[str, Any]]:
     """Return the machines with the 14 keys of the recorded reply; none while there is no cluster."""
-    return [_instance(job, machine) for machine in list(job.machines)] if _cluster_up(job) else []
+    return [_instance(job, machine) for machine in list(job.cluster.machines)] if _cluster_up(job) else []
 
 
 def _cluster_up(job: VirtualJob) -> bool:
@@ -232,7 +243,7 @@ def _cluster_up(job: VirtualJob) -> bool:
 def _instance(job: VirtualJob, machine: Machine) -> dict[str, Any]:
     return {
         "id": machine.id,
-        "clusterId": job.cluster_id,
+        "clusterId": job.cluster.id,
         "instanceGroup": "compute0",
         "role": machine.role,
         "username": job.user,

@@ -9,7 +9,6 @@ import contextlib
 import hmac
 import json
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from persistent_runner.local_platform.attach import StateFiles, write_state
-from persistent_runner.local_platform.job import FAST, RECORDED
+from persistent_runner.local_platform.durations import FAST, RECORDED
 from persistent_runner.local_platform.local import LocalRescale
 
 _GRACE = 2.0
@@ -31,7 +30,7 @@ class Holders:
     """Counts the drivers that are attached; each is an open connection that began with the token."""
 
     def __init__(self, platform: LocalRescale) -> None:
-        self.token = secrets.token_hex(20)
+        self.token = platform.control_token
         self.count = 0
         self._platform = platform
         self._closing = False
@@ -100,6 +99,7 @@ def main(state_dir: Path, speed: str) -> None:
                     "api_key": platform.api_key,
                     "control_port": holders.port,
                     "control_token": holders.token,
+                    "control_url": platform.control_url,
                 },
             )
             print("ready", flush=True)  # noqa: T201 - the line that the driver waits for

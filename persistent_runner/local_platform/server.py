@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistent_runner.local_platform.jobs import Jobs, VirtualJob
+    from persistent_runner.local_platform.shown import Shown
 
 
 class ApiError(Exception):
@@ -45,9 +46,10 @@ def _not_found() -> ApiError:
 class Api:
     """One method for each endpoint, by the endpoint's name in the table."""
 
-    def __init__(self, jobs_: Jobs, files: FileStore) -> None:
+    def __init__(self, jobs_: Jobs, files: FileStore, shown: Shown) -> None:
         self._jobs = jobs_
         self._files = files
+        self._shown = shown
 
     # who and what
 
@@ -71,13 +73,17 @@ class Api:
     def jobs(self) -> Response:
         query = request.args
         rows = self._jobs.search(query.get("search", ""), query.get("state", ""), query.get("job_status", ""))
-        return _page([jobs.summary(job) for job in rows])
+        summaries = [jobs.summary(job) for job in rows if not self._shown.hidden(job)]
+        page = query.get("page", "1")
+        return _page(self._shown.listing(summaries, int(page) if page.isdecimal() else 1))
 
     def create_job(self) -> tuple[Response, int]:
-        return jsonify(self._jobs.wire(self._jobs.create(_json_body()), _base_url())), 201
+        job = self._jobs.create(self._shown.saved(_json_body()))
+        return jsonify(self._shown.wire(job, self._jobs.wire(job, _base_url()))), 201
 
     def job(self, job_id: str) -> Response:
-        return jsonify(self._jobs.wire(self._job(job_id), _base_url()))
+        job = self._job(job_id)
+        return jsonify(self._shown.wire(job, self._jobs.wire(job, _base_url())))
 
     def change_job(self, job_id: str) -> Response:
         job = self._job(job_id)
@@ -106,16 +112,22 @@ class Api:
         return "", 202
 
     def statuses(self, job_id: str) -> Response:
-        return _page(jobs.job_statuses(self._job(job_id)))
+        job = self._job(job_id)
+        return _page(self._shown.statuses(job, jobs.job_statuses(job), of_cluster=False))
 
     def cluster_statuses(self, job_id: str) -> Response:
-        rows = jobs.cluster_statuses(self._job(job_id))
+        job = self._job(job_id)
+        rows = jobs.cluster_statuses(job)
+        if rows is None:
+            raise _not_found()
+        return _page(self._shown.statuses(job, rows, of_cluster=True))
+
+    def instances(self, job_id: str) -> Response:
+        job = self._job(job_id)
+        rows = self._shown.instances(job, jobs.instances(job))
         if rows is None:
             raise _not_found()
         return _page(rows)
-
-    def instances(self, job_id: str) -> Response:
-        return _page(jobs.instances(self._job(job_id)))
 
     def job_files(self, job_id: str) -> Response:
         job = self._job(job_id)
@@ -230,7 +242,7 @@ class Api:
 
     def _job(self, job_id: str) -> VirtualJob:
         job = self._jobs.get(job_id)
-        if job is None:
+        if job is None or self._shown.hidden(job):
             raise _not_found()
         return job
 
@@ -244,7 +256,7 @@ class Api:
         job = self._job(job_id)
         if not job.running or run_id != "1":
             raise _not_found()
-        return job.work
+        return job.cluster.work
 
 
 def _base_url() -> str:

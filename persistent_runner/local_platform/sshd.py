@@ -1,35 +1,25 @@
-"""A real SSH, SFTP and SCP server for each virtual node; the only asyncio of the package.
+"""A real SSH, SFTP and SCP server for each virtual node, faults on order; the only asyncio of the package.
 
-One event loop in one thread serves all nodes. Commands run as OpenSSH runs them: by the login shell, in the home
-folder, killed by nobody when the connection goes (their pipes break, a terminal hangs up).
+One event loop in one thread serves all nodes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import logging
 import os
-import signal
-import struct
-import subprocess
-import sys
-import termios
+import socket
 import threading
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
+
+from persistent_runner.local_platform.ssh_commands import serve as serve_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
-
-_log = logging.getLogger(__name__)
-
-_PIECE = 1 << 18
-_TAKE_TERMINAL = "import fcntl,os,sys,termios;fcntl.ioctl(0,termios.TIOCSCTTY,0);os.execv(sys.argv[1],sys.argv[2:])"
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class SshHost:
 
     def stop(self) -> None:
         """End the thread and what it still serves; nodes are closed by their owners before."""
-        self._call(self._cancel_all())
+        self.call(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -69,14 +59,11 @@ class SshHost:
     def open_node(self, settings: NodeSettings) -> SshNode:
         """Start a server on a free port of 127.0.0.1 with a host key of its own."""
         node = SshNode(self, settings)
-        self._call(node.listen())
+        self.call(node.listen())
         return node
 
-    def close_node(self, node: SshNode) -> None:
-        """End a server and its connections; the processes that they started go on."""
-        self._call(node.shut())
-
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+    def call(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the thread; returns when it is done."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
 
     @staticmethod
@@ -88,31 +75,67 @@ class SshHost:
 
 
 class SshNode:
-    """One server: `port` on 127.0.0.1, `host_key` its public key as an OpenSSH line."""
+    """One server: `port` on 127.0.0.1, `host_key` its public key as an OpenSSH line.
+
+    Its faults: times in seconds of this machine's clock, None without end. What is asked again replaces what was.
+    """
 
     def __init__(self, host: SshHost, settings: NodeSettings) -> None:
         self._host = host
-        self._settings = settings
+        self.settings = settings
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._acceptor: asyncssh.SSHAcceptor | None = None
-        self._connections: set[asyncssh.SSHServerConnection] = set()
-        self.host_key: str = self._key.export_public_key().decode().strip()
+        self._claim: socket.socket | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.connections: set[asyncssh.SSHServerConnection] = set()
+        self.gates: set[Gate] = set()
+        self.logins = True
+        self.silent = False
+        self.host_key = _line_of(self._key)
         self.port = 0
 
     def close(self) -> None:
-        """End the server and its connections."""
-        self._host.close_node(self)
+        """End the server and its connections; the processes that they started go on."""
+        self._host.call(self._shut())
+
+    def drop(self) -> None:
+        """End the connections that there are."""
+        self._host.call(self._drop())
+
+    def refuse(self, seconds: float | None) -> None:
+        """Refuse new connections; those that there are go on."""
+        self._host.call(self._refuse(seconds))
+
+    def refuse_logins(self, seconds: float | None) -> None:
+        """Take no key."""
+        self._host.call(self._for("logins", seconds, self._refuse_logins, self._take_logins))
+
+    def blackhole(self, seconds: float | None) -> None:
+        """Keep connections open, take new ones, and move no byte; then all that waited goes its way."""
+        self._host.call(self._for("silent", seconds, self._hush, self._let_through))
+
+    def change_key(self) -> None:
+        """Take another host key at the same port; connections are dropped."""
+        self._host.call(self._change_key())
+
+    def move(self) -> None:
+        """Go to another port with the same host key; connections are dropped."""
+        self._host.call(self._move())
+
+    # in the loop
 
     async def listen(self) -> None:
-        """Start to listen; called in the loop."""
-        settings = self._settings
-        self._acceptor = await asyncssh.create_server(
-            lambda: _Login(settings, self._connections),
-            "127.0.0.1",
-            0,
+        """Start to listen, at the port that it has, if any."""
+        if self._claim is None:
+            # Bound and never listening: the port stays ours, and refuses, while nobody listens there.
+            self._claim = _bound(0)
+            self.port = self._claim.getsockname()[1]
+        self._acceptor = await asyncssh.listen(
+            sock=_bound(self.port),
+            server_factory=lambda: _Login(self),
             server_host_keys=[self._key],
-            process_factory=lambda process: _serve(process, settings),
-            sftp_factory=lambda channel: _Files(channel, settings.home),
+            process_factory=lambda process: serve_command(process, self.settings),
+            sftp_factory=lambda channel: _Files(channel, self.settings.home),
             allow_scp=True,
             encoding=None,
             line_editor=False,
@@ -122,31 +145,145 @@ class SshNode:
             compression_algs=None,
             config=(),
         )
-        self.port = self._acceptor.get_port()
 
-    async def shut(self) -> None:
-        """Stop to listen and abort the connections; called in the loop."""
+    async def _shut(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        await self._deafen()
+        await self._drop()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+    async def _deafen(self) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
-            for connection in list(self._connections):
-                connection.abort()
-            await self._acceptor.wait_closed()
+            self._acceptor = None
+            await asyncio.sleep(0)  # the loop lets go of the socket at its next turn
+
+    async def _drop(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+    async def _refuse(self, seconds: float | None) -> None:
+        await self._deafen()
+        await self._for("refuse", seconds, lambda: None, lambda: asyncio.ensure_future(self._hear()))
+
+    async def _hear(self) -> None:
+        if self._acceptor is None and self._claim is not None:
+            await self.listen()
+
+    async def _for(
+        self, name: str, seconds: float | None, begin: Callable[[], object], end: Callable[[], object]
+    ) -> None:
+        """Begin something and end it after `seconds`."""
+        if name in self._timers:
+            self._timers.pop(name).cancel()
+        begin()
+        if seconds is not None:
+            self._timers[name] = asyncio.get_running_loop().call_later(seconds, end)
+
+    def _refuse_logins(self) -> None:
+        self.logins = False
+
+    def _take_logins(self) -> None:
+        self.logins = True
+
+    def _hush(self) -> None:
+        self.silent = True
+        for gate in self.gates:
+            gate.shut()
+
+    def _let_through(self) -> None:
+        self.silent = False
+        for gate in self.gates:
+            gate.open()
+
+    async def _change_key(self) -> None:
+        self._key = asyncssh.generate_private_key("ssh-ed25519")
+        self.host_key = _line_of(self._key)
+        await self._deafen()
+        await self._drop()
+        await self.listen()
+
+    async def _move(self) -> None:
+        await self._deafen()
+        await self._drop()
+        before, self._claim = self._claim, None
+        await self.listen()
+        if before is not None:
+            before.close()
+
+
+def _bound(port: int) -> socket.socket:
+    """Return a socket bound to a port of 127.0.0.1 that several of this user's sockets may hold."""
+    found = socket.socket()
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(("127.0.0.1", port))
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def _line_of(key: asyncssh.SSHKey) -> str:
+    return str(key.export_public_key().decode().strip())
+
+
+class Gate:
+    """The transport of a connection, which can be shut: then nothing is read from it, and what is written waits."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._waiting: list[bytes] | None = None
+
+    def shut(self) -> None:
+        """Let nothing through."""
+        if self._waiting is None:
+            self._waiting = []
+            self._transport.pause_reading()
+
+    def open(self) -> None:
+        """Let through what waited, and all that comes."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(waiting))
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep."""
+        if self._waiting is None:
+            self._transport.write(data)
+        else:
+            self._waiting.append(bytes(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class _Login(asyncssh.SSHServer):
     """Who may log in: the node's user, by public key alone."""
 
-    def __init__(self, settings: NodeSettings, connections: set[asyncssh.SSHServerConnection]) -> None:
-        self._settings = settings
-        self._connections = connections
+    def __init__(self, node: SshNode) -> None:
+        self._node = node
+        self._gate: Gate
         self._connection: asyncssh.SSHServerConnection
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
-        self._connections.add(conn)
+        self._node.connections.add(conn)
+        # asyncssh has no way to keep a connection silent; it sends its first byte after this call
+        self._gate = Gate(conn._transport)  # type: ignore[arg-type] # noqa: SLF001
+        conn._transport = self._gate  # type: ignore[assignment] # noqa: SLF001
+        self._node.gates.add(self._gate)
+        if self._node.silent:
+            self._gate.shut()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._connections.discard(self._connection)
+        self._node.connections.discard(self._connection)
+        self._node.gates.discard(self._gate)
 
     def begin_auth(self, username: str) -> bool:  # noqa: ARG002
         return True
@@ -155,8 +292,11 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        return username == self._settings.user and any(
-            _same_key(line, key.public_data) for line in self._settings.public_keys()
+        settings = self._node.settings
+        return (
+            self._node.logins
+            and username == settings.user
+            and any(_same_key(line, key.public_data) for line in settings.public_keys())
         )
 
     def connection_requested(
@@ -166,7 +306,7 @@ class _Login(asyncssh.SSHServer):
         orig_host: str,  # noqa: ARG002
         orig_port: int,  # noqa: ARG002
     ) -> Any:
-        port = self._settings.reachable(dest_host, dest_port)
+        port = self._node.settings.reachable(dest_host, dest_port)
         return self._connection.forward_connection("127.0.0.1", port) if port else False
 
 
@@ -194,176 +334,3 @@ class _Files(asyncssh.SFTPServer):
         if path == b"~" or path.startswith(b"~/"):
             path = path[2:]
         return os.path.join(self._home, path)  # noqa: PTH118 - the paths of SFTP are bytes
-
-
-async def _serve(process: asyncssh.SSHServerProcess[bytes], settings: NodeSettings) -> None:
-    """Run what a channel asks for, and end the channel when its output has ended."""
-    name = settings.shell.rpartition("/")[2]
-    argv = [name, "-c", process.command] if process.command is not None else [f"-{name}"]
-    environment = dict(settings.environment)
-    terminal = process.term_type
-    if process.subsystem is not None:
-        process.exit(1)
-        return
-    if terminal is None:
-        work = asyncio.ensure_future(_with_pipes(process, settings, argv, environment))
-    else:
-        work = asyncio.ensure_future(_with_terminal(process, settings, argv, {**environment, "TERM": terminal}))
-    gone = asyncio.ensure_future(process.channel.wait_closed())
-    await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (work, gone):  # a channel that is gone leaves the child with broken pipes, alive
-        task.cancel()
-    result, _ = await asyncio.gather(work, gone, return_exceptions=True)
-    if isinstance(result, Exception):
-        _log.error("a command could not be run: %r", result)
-        _finish(process, 255)
-
-
-async def _with_pipes(
-    channel: asyncssh.SSHServerProcess[bytes], settings: NodeSettings, argv: list[str], environment: dict[str, str]
-) -> None:
-    child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes a millisecond
-        argv,
-        executable=settings.shell,
-        cwd=settings.home,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,
-    )
-    ended = _end_of(child)
-    assert child.stdin is not None
-    assert child.stdout is not None
-    assert child.stderr is not None
-    feeder = asyncio.ensure_future(_feed(channel, child, child.stdin))
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_copy(child.stdout, channel.stdout))
-            group.create_task(_copy(child.stderr, channel.stderr))
-        _finish(channel, await ended)
-    finally:
-        feeder.cancel()
-        await asyncio.gather(feeder, return_exceptions=True)
-
-
-async def _with_terminal(
-    channel: asyncssh.SSHServerProcess[bytes], settings: NodeSettings, argv: list[str], environment: dict[str, str]
-) -> None:
-    master, slave = os.openpty()
-    try:
-        _set_size(master, channel.term_size)
-        # The child itself takes the terminal: code between fork and exec is not safe in a process with threads.
-        child = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-IS", "-c", _TAKE_TERMINAL, settings.shell, *argv],
-            cwd=settings.home,
-            env=environment,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(master)
-        raise
-    finally:
-        os.close(slave)
-    ended = _end_of(child)
-    keyboard = os.fdopen(os.dup(master), "wb", buffering=0)
-    feeder = asyncio.ensure_future(_feed(channel, child, keyboard, terminal=master))
-    try:
-        await _copy(os.fdopen(master, "rb", buffering=0), channel.stdout)
-        feeder.cancel()  # the other hold on the terminal: with it the session hangs up
-        await asyncio.gather(feeder, return_exceptions=True)
-        _finish(channel, await ended)
-    finally:
-        feeder.cancel()
-
-
-def _end_of(child: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Return a future of the exit code. A thread waits: it reaps the child even when the loop is gone."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[int] = loop.create_future()
-
-    def settle(code: int) -> None:
-        if not future.done():
-            future.set_result(code)
-
-    def wait() -> None:
-        code = child.wait()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
-            loop.call_soon_threadsafe(settle, code)
-
-    threading.Thread(target=wait, name="ssh-command", daemon=True).start()
-    return future
-
-
-def _finish(channel: asyncssh.SSHServerProcess[bytes], code: int) -> None:
-    with contextlib.suppress(OSError, asyncssh.Error):
-        if code < 0:
-            name = signal.Signals(-code).name.removeprefix("SIG")
-            channel.exit_with_signal(name)
-        else:
-            channel.exit(code)
-
-
-async def _copy(source: IO[bytes], sink: asyncssh.SSHWriter[bytes]) -> None:
-    """Copy what a child prints until it ends or nobody listens; then the child's pipe breaks."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_PIECE)
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
-    try:
-        while data := await reader.read(_PIECE):
-            sink.write(data)
-            await sink.drain()
-    except (OSError, asyncssh.Error):  # a terminal without a reader, or a channel that is gone
-        pass
-    finally:
-        transport.close()
-
-
-async def _feed(
-    channel: asyncssh.SSHServerProcess[bytes],
-    child: subprocess.Popen[bytes],
-    sink: IO[bytes],
-    *,
-    terminal: int | None = None,
-) -> None:
-    """Copy what the client sends to the child's stdin, and pass its signals and window sizes on."""
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
-    try:
-        while True:
-            try:
-                data = await channel.stdin.read(_PIECE)
-            except asyncssh.SignalReceived as received:
-                _pass_signal(child, received.signal)
-            except asyncssh.TerminalSizeChanged as size:
-                if terminal is not None:
-                    _set_size(terminal, size.term_size)
-            except asyncssh.BreakReceived:
-                continue
-            else:
-                if not data:
-                    return
-                writer.write(data)
-                await writer.drain()
-    except (OSError, asyncssh.Error):  # the child closed its stdin, or the channel is gone
-        pass
-    finally:
-        transport.close()
-
-
-def _pass_signal(child: subprocess.Popen[bytes], name: str) -> None:
-    number = getattr(signal, f"SIG{name}", None)
-    if isinstance(number, signal.Signals) and child.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)
-
-
-def _set_size(terminal: int, size: tuple[int, int, int, int]) -> None:
-    columns, rows, width, height = size
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, width, height))

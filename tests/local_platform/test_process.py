@@ -188,7 +188,7 @@ def test_served_in_the_foreground(tmp_path: Path, start: Start, number: signal.S
     process = start(SERVER, tmp_path / "keys")
     assert process.stdout is not None
     ready = json.loads(process.stdout.readline())
-    assert set(ready) == {"base_url", "api_key", "authorized_keys"}
+    assert set(ready) == {"base_url", "api_key", "authorized_keys", "control_url", "control_token"}
     assert ready["authorized_keys"] == str(tmp_path / "keys")
     assert (tmp_path / "keys").exists()
     client = Client(ready["base_url"], ready["api_key"])
@@ -199,3 +199,59 @@ def test_served_in_the_foreground(tmp_path: Path, start: Start, number: signal.S
     said, errors = process.communicate(timeout=30)
     assert (process.returncode, said, errors.strip()) == (0, "", f"first {ready['base_url']}")
     assert not Path(f"/proc/{pid}").exists()
+
+
+COMMAND = """
+import sys
+from persistent_runner.cli import main
+main(["platform", "--journal", sys.argv[1], "--duration", "queued=0.2", "--duration", "pending=0",
+      "--fault", '{"what": "status", "endpoints": "me", "status": 503, "times": 1}'])
+"""
+
+
+def test_the_command_takes_journal_durations_and_faults(tmp_path: Path, start: Start) -> None:
+    """`persistent-runner platform` has all of it as options, and prints where more faults can be ordered."""
+    process = start(COMMAND, tmp_path / "journal.jsonl")
+    assert process.stdout is not None
+    ready = json.loads(process.stdout.readline())
+    client = Client(ready["base_url"], ready["api_key"])
+    assert [client.get("users/me/").status_code for _ in range(2)] == [503, 200]
+    headers = {"Authorization": f"Bearer {ready['control_token']}"}
+    assert requests.get(ready["control_url"], headers=headers, timeout=20).json() == {"faults": []}
+    client.wait_stopped(client.start("true"))
+    client.session.close()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    rows = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    since = {row["status"]: row["monotonic"] for row in rows if row["event"] == "status"}
+    assert since["Started"] - since["Queued"] >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--fault", '{"what": "lots"}', 'did you mean "lost"'),
+        ("--fault", "{", "is not JSON"),
+        ("--duration", "queud=3", 'did you mean "queued"'),
+        ("--duration", "queued", "is not STATUS=SECONDS"),
+        ("--journal", "/dev/null/journal", "cannot be written"),
+    ],
+)
+def test_wrong_options_of_the_command(option: str, value: str, said: str) -> None:
+    """A misspelled fault or status ends the command at once, with the nearest name and exit code 2."""
+    code = "import sys; from persistent_runner.cli import main; main(['platform', *sys.argv[1:]])"
+    line = [sys.executable, "-c", code, option, value]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_faults_of_the_shared_platform(tmp_path: Path) -> None:
+    """The platform that a study started takes faults as well: its state file, for this user alone, says where."""
+    with ensure_process(tmp_path / "state") as hold:
+        state = json.loads(next((tmp_path / "state").glob("*.json")).read_text(encoding="utf-8"))
+        headers = {"Authorization": f"Bearer {state['control_token']}"}
+        order = {"what": "revoked"}
+        assert requests.post(state["control_url"], json=order, headers=headers, timeout=20).status_code == 201
+        client = Client(hold.base_url, hold.api_key)
+        assert client.get("users/me/").status_code == 401
+        client.session.close()

@@ -28,7 +28,7 @@ Z_DATE = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 def test_serves_the_table_and_nothing_else(tmp_path: Path) -> None:
     """Every endpoint that a client may call is served, and no call works here that the real service lacks."""
     store = stored_files.FileStore(tmp_path, datetime.now)
-    app = make_app(Api(None, store), "key", store)  # type: ignore[arg-type]
+    app = make_app(Api(None, store, None), "key", store)  # type: ignore[arg-type]
     served = {
         (method, re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()

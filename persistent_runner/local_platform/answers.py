@@ -1,0 +1,101 @@
+"""Answers that go wrong on order: lost, refused, cut, late or somebody else's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, jsonify, request
+
+from persistent_runner.local_platform.fault_kinds import (
+    Answer,
+    Code,
+    Dropped,
+    Fault,
+    Hang,
+    Html,
+    Lost,
+    Next,
+    Redirect,
+    Revoked,
+    Slow,
+    Truncated,
+)
+from persistent_runner.local_platform.http import drop_connection
+
+if TYPE_CHECKING:
+    from persistent_runner.local_platform.faults import Faults
+    from persistent_runner.local_platform.jobs import Jobs
+
+_PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><form>Password</form></body></html>\n"
+
+
+def spoil_answers(app: Flask, faults: Faults, jobs: Jobs) -> None:
+    """Make the orders of `faults` count for the requests to `app`, before anything else is looked at."""
+
+    def before() -> Response | None:
+        job_id = (request.view_args or {}).get("job_id")
+        name = request.endpoint
+        order = faults.take(
+            Answer,
+            jobs.get(job_id) if job_id else None,
+            lambda fault: not fault.endpoints or name in fault.endpoints,
+        )
+        g.fault = order.fault if order else None
+        if order is not None and isinstance(order.fault, Hang | Slow):
+            order.gone.wait(order.fault.seconds)
+        return _instead(g.fault)
+
+    def after(response: Response) -> Response:
+        return _spoiled(response, g.get("fault"))
+
+    app.before_request(before)
+    app.after_request(after)
+
+
+def _instead(fault: Fault | None) -> Response | None:
+    """Return what is answered instead of doing what was asked; None where it is done."""
+    if isinstance(fault, Dropped | Hang):
+        return _dropped()
+    if isinstance(fault, Html):
+        return Response(_PAGE, 200, mimetype="text/html")
+    if isinstance(fault, Redirect):
+        return Response(status=302, headers={"Location": fault.to})
+    if isinstance(fault, Revoked):
+        return _with_json({"detail": "Invalid token."}, 401, {"WWW-Authenticate": "Token"})
+    return _of_code(fault) if isinstance(fault, Code) and not fault.done else None
+
+
+def _spoiled(response: Response, fault: Fault | None) -> Response:
+    """Return what is answered after the deed."""
+    if isinstance(fault, Lost):
+        return _dropped()
+    if isinstance(fault, Code) and fault.done:
+        return _of_code(fault)
+    if isinstance(fault, Truncated):
+        whole = response.get_data()
+        response.set_data(whole[: len(whole) // 2])
+        response.headers["Content-Length"] = str(len(whole))  # the server closes when less was sent
+    if isinstance(fault, Next) and isinstance(page := response.get_json(silent=True), dict) and "next" in page:
+        origin = request.host_url.rstrip("/") if fault.to is None else fault.to.rstrip("/")
+        response.set_data(json.dumps({**page, "next": f"{origin}{request.full_path.rstrip('?')}"}))
+    return response
+
+
+def _dropped() -> Response:
+    drop_connection(request.environ)
+    return Response(status=500)  # goes nowhere
+
+
+def _of_code(fault: Code) -> Response:
+    headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+    if isinstance(fault.body, str):
+        return Response(fault.body, fault.status, headers, mimetype="text/html")
+    return _with_json({"detail": "Ordered."} if fault.body is None else fault.body, fault.status, headers)
+
+
+def _with_json(body: object, status: int, headers: dict[str, str]) -> Response:
+    answer = jsonify(body)
+    answer.status_code = status
+    answer.headers.update(headers)
+    return answer

@@ -1,0 +1,230 @@
+"""The machines of a virtual job: their home folder, their SSH servers, what their processes see, and their end."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from persistent_runner.local_platform import catalogue, processes
+from persistent_runner.local_platform.fault_kinds import LateSsh, Ssh
+from persistent_runner.local_platform.files import new_id, place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from persistent_runner.local_platform.clock import Clock
+    from persistent_runner.local_platform.durations import Durations
+    from persistent_runner.local_platform.faults import Faults
+    from persistent_runner.local_platform.files import FileStore
+    from persistent_runner.local_platform.job import VirtualJob
+    from persistent_runner.local_platform.journal import Journal
+    from persistent_runner.rescale.api import JobRequest
+
+_log = logging.getLogger(__name__)
+
+
+class Node(Protocol):
+    """An SSH server that plays a machine. Times are in seconds of this machine's clock; None is without end."""
+
+    port: int
+    host_key: str
+
+    def close(self) -> None:
+        """End it and its connections."""
+
+    def drop(self) -> None:
+        """End its connections."""
+
+    def refuse(self, seconds: float | None) -> None:
+        """Refuse new connections."""
+
+    def refuse_logins(self, seconds: float | None) -> None:
+        """Refuse every key."""
+
+    def blackhole(self, seconds: float) -> None:
+        """Let no byte through, in no connection."""
+
+    def change_key(self) -> None:
+        """Take another host key."""
+
+    def move(self) -> None:
+        """Go to another port."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all jobs of a platform share.
+
+    `path` is the PATH of the nodes; `open_node` starts the SSH server of one more machine of a job; `finished` is
+    called when a job has ended for good.
+    """
+
+    root: Path
+    clock: Clock
+    durations: Durations
+    files: FileStore
+    path: str
+    base_url: str
+    api_key: str
+    open_node: Callable[[VirtualJob], Node]
+    finished: Callable[[], None]
+    faults: Faults
+    journal: Journal
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of the cluster as `instances/` shows it."""
+
+    id: str
+    role: str
+    private_hostname: str
+    started: datetime
+    node: Node
+
+
+class Cluster:
+    """The machines of one job. `restarts` counts how often the platform has put new ones in their place."""
+
+    def __init__(self, job: VirtualJob, site: Site) -> None:
+        self.id = new_id()
+        self.folder = site.root / "jobs" / job.id
+        self.home = self.folder / "home"
+        self.work = self.home / "work"
+        self.machines: list[Machine] = []
+        self.restarts = 0
+        self._job = job
+        self._site = site
+        self._marker = f"{job.id}-{site.api_key[:8]}"
+        self._late: list[LateSsh] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of its machines gets; `RESCALE_*` comes with the login shell."""
+        return processes.base_environment(self.home, self._job.user, self._site.path, self._marker)
+
+    def set_up(self, request: JobRequest) -> None:
+        """Make the home folder with inputs and login profile, and open the machines."""
+        self.work.mkdir(mode=0o755, parents=True)
+        for analysis in request.jobanalyses:
+            for given in analysis.input_files:
+                stored = self._site.files.get(given.id)
+                if stored is None:
+                    raise FileNotFoundError(f"input file {given.id} was deleted")
+                place(stored, self.work, decompress=given.decompress)
+        nodes, _ = _geometry(request)
+        self._late = self._site.faults.all_of(LateSsh, self._job)
+        for number in range(nodes):
+            role = "CUSTOM" if nodes == 1 else "MPI_SLAVE" if number else "MPI_MASTER"
+            node = self._site.open_node(self._job)
+            machine_id = new_id()
+            name = f"node{number}-{self._job.id.lower()}" + (f"-{machine_id.lower()}" if self.restarts else "")
+            for fault in self._late:
+                (node.refuse_logins if fault.login else node.refuse)(None)
+            self.machines.append(Machine(machine_id, role, name, self._site.clock.now(), node))
+            keys = self.folder / f"ssh{number}"
+            keys.mkdir()
+            (keys / "ssh_host_ed25519_key.pub").write_text(f"{node.host_key}\n", encoding="utf-8")
+        own = {name: value for job in request.jobanalyses for name, value in (job.env_vars or {}).items()}
+        processes.write_login_profile(self.home, {"PATH": self._site.path, **self.variables(request), **own})
+        self._site.journal.write(
+            "machines_up",
+            job=self._job.id,
+            name=self._job.name,
+            instances=[machine.id for machine in self.machines],
+            ports=[machine.node.port for machine in self.machines],
+        )
+
+    def executing(self) -> None:
+        """Let the time run after which a late SSH server answers."""
+        for fault in self._late:
+            for machine in self.machines:
+                (machine.node.refuse_logins if fault.login else machine.node.refuse)(fault.seconds)
+
+    def _end_processes(self) -> None:
+        """Kill every process of the machines."""
+        if not processes.end_all(self._marker):
+            _log.error("job %s: some of its processes cannot be killed", self._job.id)
+
+    def power_off(self) -> None:
+        """End the machines with their connections and processes, and remove what was on them; they are still shown."""
+        self._end(self.machines)
+
+    def vanish(self) -> None:
+        """As `power_off`, and from the first moment there is no machine to be seen."""
+        gone, self.machines = self.machines, []
+        self._end(gone)
+
+    def _end(self, machines: list[Machine]) -> None:
+        for machine in machines:
+            machine.node.close()
+        self._end_processes()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if machines:
+            self._site.journal.write("machines_gone", job=self._job.id, name=self._job.name)
+
+    def go_dark(self) -> None:
+        """End all connections and processes and take no connection; the machines stay what they are."""
+        for machine in self.machines:
+            machine.node.refuse(None)
+            machine.node.drop()
+        self._end_processes()
+
+    def come_back(self) -> None:
+        """Take connections again."""
+        for machine in self.machines:
+            machine.node.refuse(0)
+
+    def disturb(self, fault: Ssh) -> None:
+        """Let a fault of SSH happen to every machine."""
+        for machine in self.machines:
+            if fault.do == "drop":
+                machine.node.drop()
+            elif fault.do == "refuse":
+                machine.node.refuse(fault.seconds)
+            elif fault.do == "login":
+                machine.node.refuse_logins(fault.seconds)
+            else:
+                machine.node.blackhole(fault.seconds)
+
+    def variables(self, request: JobRequest) -> dict[str, str]:
+        """Return `RESCALE_*` as a command on the cluster sees them (names: published lists and logs)."""
+        hardware = request.jobanalyses[0].hardware
+        nodes, per_node = _geometry(request)
+        variables: dict[str, Any] = {
+            "RESCALE_JOB_ID": self._job.id,
+            "RESCALE_CLUSTER_ID": self.id,
+            "INSTANCE_ID": self.machines[0].id,
+            "RESCALE_CORES_PER_SLOT": hardware.cores_per_slot,
+            "RESCALE_CORES_PER_NODE": per_node,
+            "RESCALE_NODES_PER_SLOT": nodes,
+            "RESCALE_SLOTS_PER_NODE": 1,
+            "RESCALE_THREADS_PER_SLOT": hardware.cores_per_slot,
+            "RESCALE_THREADS_PER_NODE": per_node,
+            "RESCALE_GPUS_PER_SLOT": 0,
+            "RESCALE_GPUS_PER_NODE": 0,
+            "RESCALE_CORE_TYPE": hardware.core_type,
+            "RESCALE_PROVIDER": "local",
+            "RESCALE_INTERCONNECT": "ethernet",
+            "RESCALE_PREFERRED_REMSH": "ssh",
+            "RESCALE_WORK_PATH": self.work,
+            "RESCALE_IG_RESTART_COUNT": self.restarts,
+            "RESCALE_API_KEY": self._site.api_key,
+            "RESCALE_API_BASE_URL": self._site.base_url,
+            # where this machine's host key is to be read: /etc/ssh is that of the whole machine here
+            "PERSISTENT_RUNNER_HOST_KEYS": self.folder / "ssh0",
+        }
+        return {name: str(value) for name, value in variables.items()}
+
+
+def _geometry(request: JobRequest) -> tuple[int, int]:
+    """Return the number of machines and the cores of each."""
+    hardware = request.jobanalyses[0].hardware
+    machine = catalogue.core_type(hardware.core_type)
+    assert machine is not None
+    per_node = min(hardware.cores_per_slot, machine["cores"][-1])
+    return hardware.cores_per_slot // per_node, per_node
