@@ -1,23 +1,33 @@
-"""The record of every job that can cost money: one file a lease, on the disk before each call that it describes."""
+"""The record of every job that can cost money: one file a lease, on the disk before each call that it describes.
+
+Beside `NAME.json` lie `NAME.secret`, by which the lease's machines prove themselves, and `NAME.lock`, which a driver
+holds for as long as it lives and drives that lease.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from filelock import FileLock, Timeout
 
 from persistent_runner.errors import ConfigError, RunnerError
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-LeasePhase = Literal["creating", "saved", "submitting", "submitted", "releasing", "closed"]
+FORMAT_VERSION = 2
+
+LeasePhase = Literal["creating", "saved", "submitting", "submitted", "kept", "releasing", "closed"]
 
 
 class NotRecorded(RunnerError):
@@ -29,7 +39,11 @@ class Entry:
     """What is recorded of a lease.
 
     `name` is the job's name; `folder` the run folder; `state` the call that was about to be made or was made last;
-    `host` and `pid` are the driver's; `began` and `changed` are UTC in ISO form.
+    `host` and `pid` are the driver's; `began` and `changed` are UTC in ISO form. `account` is the platform's name of
+    the user. `terms` is what another study's request must equal to adopt the cluster. `switch` are the numbers of the
+    dead-man's switch, None where there is none. `price` is of the whole cluster per hour; `walltime_hours` its end by
+    the platform. `kept_seconds` is how long it was to wait for another study, `kept_age` how old it was then. `pins`
+    are the host keys of each machine that was proven; `unverified` says that the user accepted one without proof.
     """
 
     name: str
@@ -42,58 +56,153 @@ class Entry:
     pid: int
     began: str
     changed: str
+    account: str = ""
+    study: str = ""
+    terms: dict[str, Any] = field(default_factory=dict)
+    switch: dict[str, Any] | None = None
+    price: float | None = None
+    walltime_hours: int = 0
+    kept_seconds: float | None = None
+    kept_age: float = 0.0
+    pins: dict[str, list[str]] = field(default_factory=dict)
+    unverified: bool = False
 
 
 class Record:
-    """The file of one lease; every change is on the disk when the method returns. Raises NotRecorded."""
+    """The file of one lease, with its driver's lock; every change is on the disk when the method returns.
 
-    def __init__(self, path: Path, entry: Entry) -> None:
+    Raises NotRecorded.
+    """
+
+    def __init__(self, path: Path, entry: Entry, lock: FileLock) -> None:
         self._path = path
+        self._lock = lock
         self.entry = entry
-        _write(path, entry)
 
-    def update(self, *, state: LeasePhase, job_id: str | None = None) -> None:
-        """Record the next state, and the job's id once there is one."""
-        self.entry = replace(
-            self.entry, state=state, job_id=self.entry.job_id if job_id is None else job_id, changed=_now()
-        )
-        _write(self._path, self.entry)
+    @property
+    def secret(self) -> str:
+        """What the lease's machines prove themselves with; empty where the file is gone."""
+        try:
+            return self._beside("secret").read_text("ascii").strip()
+        except (OSError, UnicodeError):
+            return ""
+
+    def update(self, **changes: Any) -> None:
+        """Record what is new; a closed lease needs its secret and its lock no more."""
+        self.entry = replace(self.entry, **changes, changed=_now())
+        _write(self._path, json.dumps({"version": FORMAT_VERSION, **asdict(self.entry)}, indent=1))
+        if self.entry.state == "closed":
+            self._beside("secret").unlink(missing_ok=True)
+            self.let_go()
+
+    def pin(self, machine: str, keys: list[str]) -> None:
+        """Record the host keys of a machine that was proven."""
+        self.update(pins={**self.entry.pins, machine: keys})
+
+    def keep_secret(self, secret: str) -> None:
+        """Write the lease's secret beside the record, for its user alone."""
+        _write(self._beside("secret"), f"{secret}\n")
+
+    def let_go(self) -> None:
+        """Give the lock up: this process drives the lease no more."""
+        self._lock.release(force=True)
+        if self.entry.state == "closed":
+            with contextlib.suppress(OSError):  # Windows does not delete what another process looks at
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def _beside(self, suffix: str) -> Path:
+        return self._path.with_name(f"{self.entry.name}.{suffix}")
 
 
 class Ledger:
     """The records in one directory, and whose leases this process records in it."""
 
-    def __init__(self, directory: Path, *, base_url: str = "", profile: str = "", folder: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, base_url: str = "", profile: str = "", folder: str = "", account: str = ""
+    ) -> None:
         self.directory = directory
-        self._base_url = base_url
+        self.base_url = base_url
+        self.folder = folder
+        self.account = account
         self._profile = profile
-        self._folder = folder
 
-    def open(self, name: str) -> Record:
-        """Write the first record of a lease that is about to be created."""
+    def open(self, name: str, *, secret: str = "", **facts: Any) -> Record:
+        """Write the first record of a lease that is about to be created; `facts` are those of an `Entry`."""
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"{name!r} cannot name a lease")
         entry = Entry(
             name=name,
-            base_url=self._base_url,
+            base_url=self.base_url,
             profile=self._profile,
-            folder=self._folder,
+            folder=self.folder,
             state="creating",
             job_id="",
             host=socket.gethostname(),
             pid=os.getpid(),
             began=_now(),
             changed=_now(),
+            account=self.account,
+            **facts,
         )
-        return Record(self.directory / f"{name}.json", entry)
+        with _recording(self.directory / f"{name}.json"):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = self._lock(name)
+            lock.acquire()
+        record = Record(self.directory / f"{name}.json", entry, lock)
+        try:
+            if secret:
+                record.keep_secret(secret)
+            record.update()
+        except NotRecorded:
+            record.let_go()
+            raise
+        return record
+
+    def take(self, entry: Entry) -> Record | None:
+        """Return the record of a lease whose driver is dead, now ours; None where it lives or cannot be judged.
+
+        Only the host that wrote a record can tell whether its driver lives.
+        """
+        if entry.host != socket.gethostname():
+            return None
+        lock = self._lock(entry.name)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            return None
+        path = self.directory / f"{entry.name}.json"
+        try:
+            return Record(path, _read(path), lock)  # read again: another driver may have settled it meanwhile
+        except BaseException:
+            lock.release()
+            raise
+
+    def is_driven(self, entry: Entry) -> bool | None:
+        """Return whether the driver of a lease lives; None where this host cannot tell."""
+        if entry.host != socket.gethostname():
+            return None
+        lock = self._lock(entry.name)
+        try:
+            lock.acquire()
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
 
     def entries(self) -> list[Entry]:
         """Return what is recorded, the oldest first; ConfigError for a file that this version cannot read."""
         return sorted((_read(path) for path in self.directory.glob("*.json")), key=lambda entry: entry.began)
 
+    def unfinished(self) -> list[Entry]:
+        """Return the records of leases that are not closed, the oldest first."""
+        return [entry for entry in self.entries() if entry.state != "closed"]
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.directory / f"{name}.lock", timeout=0, thread_local=False)
+
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _read(path: Path) -> Entry:
@@ -116,28 +225,29 @@ def _read(path: Path) -> Entry:
     return entry
 
 
-def _write(path: Path, entry: Entry) -> None:
-    """Replace the file whole, readable for its owner alone; it is on the disk when this returns."""
+@contextlib.contextmanager
+def _recording(path: Path) -> Iterator[None]:
     try:
-        _replace(path, json.dumps({"version": FORMAT_VERSION, **asdict(entry)}, indent=1))
-    except OSError as error:
+        yield
+    except (OSError, Timeout) as error:
         raise NotRecorded(
-            f"The lease {entry.name} could not be recorded: {error}.",
+            f"The lease {path.stem} could not be recorded: {error}.",
             remedy=f"Make room, or correct the rights of {path.parent}.",
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(temporary).replace(path)
-    if sys.platform != "win32":  # Windows cannot open a directory, and renames durably
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+def _write(path: Path, text: str) -> None:
+    """Replace the file whole, readable for its owner alone; it is on the disk when this returns."""
+    with _recording(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # 0600
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        if sys.platform != "win32":  # Windows cannot open a directory, and renames durably
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)

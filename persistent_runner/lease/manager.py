@@ -1,118 +1,171 @@
-"""`ClusterLease`: a hold on a cluster, from before the job is created until `Stopped` is read."""
+"""`ClusterLease`: a cluster for as long as it is needed, on one job after another; at most one at a time."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import json
 import logging
+import os
 import re
 import secrets
 import threading
-import time
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+from persistent_runner.crash import crash_point
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import (
     ConfigError,
-    ConnectionLost,
+    HostNotProven,
+    JobStopped,
     LeaseLost,
-    NoCapacity,
     PlatformError,
-    PlatformRefused,
-    PlatformUnavailable,
     ReleaseUnconfirmed,
     RunnerError,
 )
 from persistent_runner.interrupts import ExitGuard
-from persistent_runner.lease.cluster import Cluster
-from persistent_runner.lease.ledger import NotRecorded
-from persistent_runner.lease.meter import Meter
+from persistent_runner.lease.guard import Budget, Guard
+from persistent_runner.lease.hold import Hold
+from persistent_runner.lease.keeper import Switch, job_command
+from persistent_runner.lease.meter import Cost, Meter
 from persistent_runner.lease.platform import LeaseState
-from persistent_runner.lease.progress import Progress
-from persistent_runner.lease.stopper import Deadlines, NotStopped, Stopper
-from persistent_runner.recovery import recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from persistent_runner.lease.cluster import Setup
-    from persistent_runner.lease.ledger import LeasePhase, Ledger, Record
-    from persistent_runner.lease.platform import LeaseRequest, Platform, Quote, SavedJob
+    from persistent_runner.lease.access import Access
+    from persistent_runner.lease.cluster import Cluster, Setup
+    from persistent_runner.lease.ledger import Ledger, Record
+    from persistent_runner.lease.platform import LeaseRequest, Quote
     from persistent_runner.remote.node import Node
 
 log = logging.getLogger(__name__)
 
-_LOG_LINES = 10
+_FRUITLESS = 3  # leases without a finished trial, after which no other one is asked for
+
+NAME_PREFIX = "persistent_runner-"
 
 
 def lease_name(study: str) -> str:
     """Return a job name that nobody else has, and that tells whose it is; ConfigError where `study` cannot be in it."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", study):
         raise ConfigError(f"{study!r} cannot name a lease.", remedy="Use 1 to 80 letters, digits and . _ -")
-    return f"persistent_runner-{study}-{secrets.token_hex(6)}"
+    return f"{NAME_PREFIX}{study}-{secrets.token_hex(6)}"
+
+
+def study_of(name: str) -> str:
+    """Return the study that a job's name tells of; empty where the name is not one of ours."""
+    match = re.fullmatch(rf"{NAME_PREFIX}(.+)-[0-9a-f]{{12}}", name)
+    return match[1] if match else ""
+
+
+def terms_of(request: LeaseRequest) -> dict[str, Any]:
+    """Return what two requests must have in common for one to use the other's cluster."""
+    environment = json.dumps(sorted(request.env.items())).encode()  # values may be secret, so only their hash is kept
+    return {
+        "core_type": request.core_type,
+        "cores": request.cores,
+        "software": [[tile.analysis, tile.version] for tile in request.software],
+        "env": hashlib.sha256(environment).hexdigest(),
+        "project": request.project,
+        "priority": request.priority,
+        "ssh_key": request.public_key.split()[:2],
+    }
 
 
 class ClusterLease:
     """A hold on one cluster; a context manager that acquires on enter and releases on every way out.
 
-    `connect` opens a connection (`is_connected`, `close()`) to a node and raises ConnectionLost while it cannot;
-    `quote` gives the price; `setup` is only carried; `poll` is the pause between two looks at the platform; `job_url`
-    is the job's page, with `{job_id}` in it; a set `stop` ends every wait of `acquire` with KeyboardInterrupt;
-    `on_released` is called once when nothing costs money any more.
+    `request` needs no name, command and proof: each job gets its own. `quote` gives the price; `setup` is only carried;
+    `earlier` gives the record of a cluster that an earlier driver left and this one may go on with, which must live
+    for `needs` at least; `keep` leaves the cluster to another study instead of releasing it, where nothing failed.
+    `on_cost` gets the name of each job, its cost so far and whether that is final, before it is submitted and when it
+    has ended; `on_released` is called once when nothing costs money any more.
     """
 
     def __init__(
         self,
-        platform: Platform,
+        access: Access,
         request: LeaseRequest,
         *,
-        connect: Callable[[Node], Any],
-        poll: timedelta,
-        quote: Quote | None = None,
-        ledger: Ledger | None = None,
+        study: str,
+        ledger: Ledger,
+        quote: Quote,
+        guard: Guard | None = None,
+        budget: Budget | None = None,
         setup: Setup | None = None,
-        max_queue: timedelta = timedelta(hours=2),
-        job_url: str = "",
-        stop: threading.Event | None = None,
-        on_released: Callable[[], None] | None = None,
-        deadlines: Deadlines | None = None,
+        needs: timedelta = timedelta(0),
+        keep: timedelta | None = None,
+        earlier: Callable[[], Record | None] = lambda: None,
+        on_cost: Callable[[str, Cost, bool], None] = lambda _name, _cost, _final: None,
+        on_released: Callable[[], None] = lambda: None,
     ) -> None:
         self.request = request
         self.setup = setup
-        self.job_id = ""
-        self.state = LeaseState("not asked for")
-        self._platform = platform
-        self._connect = connect
-        self._poll = poll.total_seconds()
-        self._quote = quote
-        self._meter = Meter(quote.price_per_hour if quote else None, request.walltime)
+        self.quote = quote
+        self.guard = guard or Guard()
+        self.is_attached = False
+        self._access = access
+        self._study = study
         self._ledger = ledger
-        self._max_queue = max_queue
-        self._job_url = job_url
-        self._stop = stop or threading.Event()
+        self._budget = budget or Budget()
+        self._needs = needs
+        self._keep = keep
+        self._earlier = earlier
+        self._on_cost = on_cost
         self._on_released = on_released
-        self._deadlines = deadlines or Deadlines()
         self._lock = threading.RLock()
-        self._connect_lock = threading.Lock()
-        self._phase: LeasePhase | None = None
-        self._record: Record | None = None
-        self._cluster: Cluster | None = None
-        self._connection: Any = None
-        self._guard = ExitGuard(self.release)
+        self._hold: Hold | None = None
+        self._before = Cost()  # of this object's former jobs
+        self._ended = False
+        self._finished_before = 0
+        self._fruitless = 0
+        self._exit_guard = ExitGuard(self.release)
 
     def __enter__(self) -> Self:
         self.acquire()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._keep is not None and kind is None:
+            self.keep(self._keep)
+        else:
+            self.release()
+
+    def __repr__(self) -> str:
+        return f"<ClusterLease {self._study}: job {self.job_id or 'none'}, {self.state}>"
+
+    # -- what it holds
+
+    @property
+    def hold(self) -> Hold:
+        """Our hold on the present job; RunnerError where there is none."""
+        if self._hold is None:
+            raise RunnerError("The lease is not held.", remedy="Use it in a with statement, or call acquire() first.")
+        return self._hold
+
+    @property
+    def name(self) -> str:
+        """The name of the present job; empty before there is one."""
+        return self._hold.request.name if self._hold else ""
+
+    @property
+    def job_id(self) -> str:
+        """The id of the present job; empty before there is one."""
+        return self._hold.job_id if self._hold else ""
+
+    @property
+    def state(self) -> LeaseState:
+        """What the platform said of the job last."""
+        return (self._hold and self._hold.watch.state) or LeaseState("not asked for")
 
     @property
     def cluster(self) -> Cluster:
         """The machines; RunnerError unless the lease is held."""
-        if self._cluster is None:
+        if (found := self.hold.watch.cluster) is None:
             raise RunnerError("The lease is not held.", remedy="Use it in a with statement, or call acquire() first.")
-        return self._cluster
+        return found
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -127,179 +180,190 @@ class ClusterLease:
     @property
     def connection(self) -> Any:
         """The one connection to the head node."""
-        if self._connection is None:
+        if (found := self.hold.connection) is None:
             raise RunnerError("The lease has no connection.", remedy="Use it in a with statement, or call acquire().")
-        return self._connection
+        return found
 
     @property
     def price(self) -> float | None:
         """The price of the whole cluster per hour, in the platform's currency; None where it is not known."""
-        return self._meter.price
+        return self.quote.price_per_hour
 
     @property
-    def cores_per_node(self) -> int | None:
-        """The cores of one machine; None where no quote said so."""
-        return self._quote.cores_per_node if self._quote else None
+    def cores_per_node(self) -> int:
+        """The cores of one machine."""
+        return self.quote.cores_per_node
 
     @property
     def age(self) -> timedelta:
-        """The time since the cluster was first seen executing, until its end was read."""
-        return self._meter.age
+        """The time since the present cluster's command was started, until its end was read."""
+        return self._hold.meter.age if self._hold else timedelta(0)
 
     @property
-    def cost(self) -> float | None:
-        """What the cluster has cost by now, by its price and age; None where the price is not known."""
-        return self._meter.cost
+    def cost(self) -> Cost:
+        """What this object's leases have taken and cost by now."""
+        return self._before + self._hold.meter.cost if self._hold else self._before
 
-    def connect(self) -> Any:
-        """Return the connection to the head node, a new one where the last was closed; ConnectionLost if it fails."""
-        with self._connect_lock:
-            if self._phase != "submitted":
-                raise LeaseLost(f"The lease {self.request.name} is not held any more.")
-            if self._connection is None or not self._connection.is_connected:
-                self._connection = self._connect(self.head_node)
-            return self._connection
+    @property
+    def generation(self) -> tuple[str, int]:
+        """The job and which of its launches the machines belong to: another pair means other machines."""
+        return self.job_id, self.cluster.generation
+
+    @property
+    def left(self) -> timedelta:
+        """The time until what runs must be over, by walltime, budget and the dead-man's switch."""
+        most, _ = self._budget.left(self.price, self.cost, self.guard.orphan_busy)
+        return self.hold.left if most is None else min(self.hold.left, most)
+
+    # -- the verbs
 
     def acquire(self) -> Cluster:
         """Return the cluster, leased and connected; at once where it is held already.
 
-        Raises PlatformRefused, PlatformUnavailable, NoCapacity, LeaseLost, ConnectionLost, or KeyboardInterrupt, each
-        after the release of what there was; ReleaseUnconfirmed where that was not confirmed.
+        Raises PlatformRefused, PlatformUnavailable, NoCapacity, LeaseLost, JobStopped, BudgetSpent, ConnectionLost,
+        HostNotProven, or KeyboardInterrupt, each after the release of what there was; ReleaseUnconfirmed where that was
+        not confirmed.
         """
         with self._lock:
-            if self._phase == "submitted" and self._cluster is not None:
-                return self._cluster
-            if self._phase is not None:
+            if self._hold is not None and self._hold.phase == "submitted":
+                return self.cluster
+            if self._ended or self._hold is not None:
                 raise RunnerError("This lease has ended.", remedy="Make a new one.")
-            self._guard.install()
+            self._exit_guard.install()
             try:
-                self._create()
-                self._submit()
-                self._await_executing()
-                self._await_nodes()
-                self._open_connection()
+                record = self._earlier()
+                if record is None or not self._attach(record):
+                    self._lease()
             except BaseException:
                 self.release()
                 raise
             return self.cluster
 
-    def _create(self) -> None:
-        log.info("Creating job %s: %d cores of %s", self.request.name, self.request.cores, self.request.core_type)
-        self._record = self._ledger.open(self.request.name) if self._ledger else None
-        self._phase = "creating"
-        saved = self._platform.create(self.request)
-        self.job_id = saved.job_id
-        self._enter("saved")
-        self._refuse_differences(saved)
+    def _lease(self, needs: timedelta = timedelta(0)) -> None:
+        """Ask for a new job and wait until it can be used."""
+        limit, why = self._budget.limit(self.price, self.cost, self.request.walltime, self.guard, needs)
+        switch = self.guard.switch(limit)
+        name, secret = lease_name(self._study), secrets.token_hex(32) if switch else ""
+        command = job_command(name, switch)
+        request = self.request.model_copy(update={"name": name, "command": command, "proof": secret})
+        record = self._ledger.open(
+            name,
+            secret=secret,
+            study=self._study,
+            terms=terms_of(request),
+            switch=asdict(switch) if switch else None,
+            price=self.price,
+            walltime_hours=-(-request.walltime // timedelta(hours=1)),
+            unverified=self.guard.unverified,
+        )
+        meter = Meter(self.price, limit, why)
+        self._on_cost(name, Cost(limit.total_seconds(), limit.total_seconds()), False)
+        if self._hold is not None:
+            self._before = self._before + self._hold.meter.cost
+        self._hold = Hold(self._access, request, record, meter=meter, guard=self.guard, switch=switch)
+        self._hold.lease()
+        self._hold.join()
 
-    def _refuse_differences(self, saved: SavedJob) -> None:
-        if saved.differs:
-            differences = "\n".join(f"  {difference}" for difference in saved.differs)
-            raise PlatformRefused(
-                f"The platform saved job {saved.job_id} otherwise than asked, so it was not started:\n{differences}",
-                remedy="See what the account allows; a public key may have to be entered in its profile.",
-            )
-        if saved.not_echoed:
-            log.warning(
-                "Job %s: the platform did not show what it saved of %s", self.job_id, ", ".join(saved.not_echoed)
-            )
-        if saved.ssh_open_to:
-            log.info("Job %s: the account lets %s connect to its machines", self.job_id, saved.ssh_open_to)
-
-    def _submit(self) -> None:
-        self._check_stop()
-        self._enter("submitting")
+    def _attach(self, record: Record) -> bool:
+        """Go on with a cluster that an earlier driver left; release it where it has not enough time left."""
+        entry = record.entry
+        used = timedelta(seconds=entry.kept_age) if entry.state == "kept" else timedelta(0)
+        switch = Switch(**entry.switch) if entry.switch else None
+        hours = timedelta(hours=entry.walltime_hours)
+        limit = timedelta(seconds=switch.budget * switch.tick_seconds) if switch else hours
+        request = self.request.model_copy(update={"name": entry.name, "proof": record.secret})
+        meter = Meter(entry.price, limit, f"by its walltime of {format_duration(hours)} or its budget", used)
+        record.update(
+            state="submitted", folder=self._ledger.folder, study=self._study, kept_seconds=None, pid=os.getpid()
+        )
+        self._on_cost(entry.name, Cost(limit.total_seconds(), limit.total_seconds()), False)
+        hold = self._hold = Hold(self._access, request, record, meter=meter, guard=self.guard, switch=switch)
+        log.info(
+            "Going on with job %s, which an earlier start left%s", hold.job_id, f": {hold.url}" if hold.url else ""
+        )
+        crash_point("attaching")
         try:
-            self._platform.submit(self.job_id)
-        except PlatformError:
-            # The answer was lost, or refused a job that a lost one had started: its own state decides.
-            if not self._platform.state(self.job_id).submitted:
-                raise
-        self._enter("submitted")
-        log.info("Job %s is submitted%s", self.job_id, f": {self._url}" if self._url else "")
-
-    def _await_executing(self) -> None:
-        progress = Progress()
-        deadline = time.monotonic() + self._max_queue.total_seconds()
-        while True:
-            try:
-                self.state = self._platform.state(self.job_id)
-            except PlatformUnavailable as error:
-                log.warning("Job %s: %s", self.job_id, error)
-            progress.say(f"Job {self.job_id}: {self.state}")
-            if self.state.executing:
-                self._meter.start()
-                return
-            if self.state.ended and self.state.by_somebody:
-                raise LeaseLost(f"Job {self.job_id} was stopped by somebody else: {self._obituary()}")
-            if self.state.ended:
-                raise NoCapacity(f"Job {self.job_id} ended before it could be used: {self._obituary()}")
-            if time.monotonic() > deadline:
-                raise NoCapacity(
-                    f"Job {self.job_id} did not start within {format_duration(self._max_queue)}: {self.state}.",
-                    remedy="Try later, ask for another core type, or raise max_queue in [cluster].",
-                )
-            self._wait()
-
-    def _await_nodes(self) -> None:
-        progress = Progress()
-        deadline = time.monotonic() + self._deadlines.nodes.total_seconds()
-        while not (nodes := self._nodes_now()):
-            if time.monotonic() > deadline:
-                limit = format_duration(self._deadlines.nodes)
-                raise NoCapacity(f"Job {self.job_id} is executing, and after {limit} no machine has an address.")
-            progress.say(f"Job {self.job_id}: no machine has an address yet")
-            self._wait()
-            self.check()
-        self._cluster = Cluster(self.job_id, nodes, generation=0)
-        log.info("Job %s: head node %s", self.job_id, nodes[0])
-
-    def _nodes_now(self) -> tuple[Node, ...]:
-        try:
-            return tuple(self._platform.nodes(self.job_id))
-        except PlatformUnavailable as error:
-            log.warning("Job %s: %s", self.job_id, error)
-            return ()
-
-    def _open_connection(self) -> None:
-        try:
-            recover(self.connect, {ConnectionLost: self._before_reconnect}, self._deadlines.connect, self._stop)
-        except ConnectionLost:
-            self._check_stop()
+            hold.join()
+            enough = hold.wait_for_tick() and self.left > self._needs
+        except (HostNotProven, JobStopped):
             raise
-        log.info("Connected to %s", self.head_node)
+        except RunnerError as error:
+            log.warning("Job %s cannot be gone on with: %s", hold.job_id, error)
+            enough = False
+        if not enough:
+            log.info("Job %s is released; it has not enough time left", hold.job_id)
+            self._close()
+        self.is_attached = enough
+        return enough
 
-    def _before_reconnect(self, error: Exception) -> None:
-        """See why a node refuses: the job has ended, or its machines are others now; else it is just not up yet."""
-        log.info("%s Trying again.", error)
-        self._check_stop()
+    def renew(self, finished: int = 0, needs: timedelta = timedelta(0)) -> Cluster:
+        """Replace a cluster that was lost or is near its end; `finished` trials of this start are settled by now.
+
+        A new one must be there for `needs` at least. The platform's re-launch of the same job is gone on with; else the
+        old job must be Stopped before a new one is asked for. Raises what `acquire` raises; LeaseLost after three
+        leases without a finished trial.
+        """
+        with self._lock:
+            hold = self.hold
+            self._fruitless = 0 if finished > self._finished_before else self._fruitless + 1
+            self._finished_before = finished
+            if self._fruitless >= _FRUITLESS:
+                raise LeaseLost(
+                    f"{_FRUITLESS} leases ended without a finished trial.",
+                    remedy="See the last messages and the jobs' logs, then run the same line: it goes on.",
+                )
+            self.is_attached = False
+            if self._is_launched_anew(hold):
+                hold.rejoin()
+            else:
+                self._close()
+                crash_point("renewing")
+                self._lease(needs)
+            return self.cluster
+
+    def _is_launched_anew(self, hold: Hold) -> bool:
+        """Return whether the platform still executes the job, on machines that nobody has used yet."""
         try:
-            self.check()
-        except PlatformUnavailable as unavailable:
-            log.warning("Job %s: %s", self.job_id, unavailable)
-            return
-        nodes = self._nodes_now()
-        if nodes:
-            before, now = self.head_node, nodes[0]
-            moved = (before.instance_id, before.started) != (now.instance_id, now.started)
-            self._cluster = Cluster(self.job_id, nodes, self.cluster.generation + moved)
+            return hold.watch.check().executing and hold.watch.is_launched_anew
+        except (LeaseLost, PlatformError):
+            return False
+
+    def connect(self) -> Any:
+        """Return the connection to the head node, a new one where the last was closed; ConnectionLost if it fails."""
+        return self.hold.connect()
 
     def check(self) -> LeaseState:
-        """Return what the platform says of the job now.
+        """Return what the platform says of the job now; raises as `Watch.check` does."""
+        return self.hold.watch.check()
 
-        Raises LeaseLost with its reason where the job has ended or is ending and it was not us; PlatformUnavailable
-        where the platform does not answer, which says nothing about the cluster.
-        """
-        self.state = self._platform.state(self.job_id)
-        if (self.state.ended or self.state.ending) and self._phase == "submitted":
-            raise LeaseLost(f"Job {self.job_id} ended: {self._obituary()}")
-        return self.state
+    def check_machines(self) -> None:
+        """Raise where the lease's machines are gone or others now; see `Watch.check_machines`."""
+        self.hold.check_machines()
 
-    def _obituary(self) -> str:
-        """Return the platform's reason for the end and the last lines that the command printed."""
-        lines = self._platform.log(self.job_id).splitlines()[-_LOG_LINES:]
-        tail = "\n".join(["", "The last lines of its log:", *(f"  {line}" for line in lines)]) if lines else ""
-        return f"{self.state}.{tail}"
+    def turned(self) -> None:
+        """Show that the main loop turns: the cluster lives on."""
+        self.hold.turned()
+
+    def keep(self, duration: timedelta) -> None:
+        """Leave the cluster to another study for `duration`; where that fails it is released, as ever."""
+        with self._lock:
+            hold = self.hold
+            if hold.phase != "submitted":
+                return
+            try:
+                hold.keep(duration)
+            except RunnerError as error:
+                log.warning("The cluster cannot be kept, releasing it: %s", error)
+                self.release()
+                return
+            self._on_cost(hold.request.name, hold.meter.cost, True)
+            self._finish()
+            log.warning(
+                "Job %s is kept for %s and costs money until then; persistent-runner stop %s ends it",
+                hold.job_id,
+                format_duration(duration),
+                hold.job_id,
+            )
 
     def release(self, *, force: bool = False) -> None:
         """End the job and return when the platform says `Stopped`; nothing to do the second time.
@@ -308,82 +372,29 @@ class ClusterLease:
         what may still run and until when.
         """
         with self._lock:
-            if self._phase is None or self._phase == "closed":
+            if self._ended or self._hold is None:
+                self._exit_guard.remove()
                 return
-            self._close_connection()
             try:
-                if not self._discard():
-                    self._enter("releasing")
-                    stopper = Stopper(self._platform, self.job_id, self._poll, self._deadlines)
-                    self.state = stopper.stop(force=force)
-                    log.info("Job %s is released: %s", self.job_id, self.state)
-            except NotStopped as error:
-                raise self.unconfirmed(error.why) from error
-            except KeyboardInterrupt as error:
-                if self._phase in {"creating", "saved"}:  # it costs nothing
-                    raise
-                raise self.unconfirmed("the release was interrupted") from error
-            self._meter.close()
-            self._enter("closed")
-            self._guard.remove()
-            if self._on_released:
-                self._on_released()
+                self._close(force=force)
+            except ReleaseUnconfirmed:
+                self._exit_guard.remove()  # it was tried, and a process that ends must not try for another hour
+                raise
+            self._finish()
 
-    def _discard(self) -> bool:
-        """Delete a job that was never started; False where it was, or where nobody can say."""
-        if self._phase not in {"creating", "saved", "submitting"}:
-            return False
-        try:
-            if self._phase == "submitting" and self._platform.state(self.job_id).submitted:
-                return False
-            for job_id in [self.job_id] if self.job_id else self._platform.find(self.request.name):
-                self._platform.delete(job_id)
-        except PlatformError as error:
-            if self._phase == "submitting":
-                return False
-            log.warning("Job %s costs nothing, but could not be deleted: %s", self.request.name, error)
-            self._record = None  # what is on the disk stays true
-            return True
-        log.info("Job %s was never started and is deleted", self.request.name)
-        return True
+    def _close(self, *, force: bool = False) -> None:
+        hold = self.hold
+        if hold.phase == "closed":  # and accounted for
+            return
+        hold.release(force=force)
+        self._on_cost(hold.request.name, hold.meter.cost, True)
+
+    def _finish(self) -> None:
+        self._ended = True
+        self._exit_guard.remove()
+        self._on_released()
 
     def unconfirmed(self, why: str) -> ReleaseUnconfirmed:
         """Return the error that says what may still run, and until when."""
-        self._guard.remove()  # it was tried, and a process that ends must not try for another hour
-        where = f" at {self._url}" if self._url else ""
-        return ReleaseUnconfirmed(
-            f"Job {self.job_id} may still run and cost money: {why.rstrip('.')}. "
-            f"It ends by itself at the latest {self._meter.end}.",
-            remedy=f"Look at job {self.job_id}{where} and stop it there.",
-        )
-
-    def _close_connection(self) -> None:
-        # Without the lock: a thread may be connecting, and a release waits for nobody.
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):  # whatever is wrong with it, the cluster must go
-                connection.close()
-
-    @property
-    def _url(self) -> str:
-        return self._job_url.replace("{job_id}", self.job_id)
-
-    def _enter(self, phase: LeasePhase) -> None:
-        """Record the phase on the disk, then be in it."""
-        try:
-            if self._record:
-                self._record.update(state=phase, job_id=self.job_id)
-        except NotRecorded as error:
-            if phase in {"saved", "submitting"}:
-                raise
-            # Money flows: the cluster must be released all the same.
-            log.warning("Job %s: %s", self.job_id, error)
-        self._phase = phase
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise KeyboardInterrupt
-
-    def _wait(self) -> None:
-        if self._stop.wait(self._poll):
-            raise KeyboardInterrupt
+        self._exit_guard.remove()
+        return self.hold.unconfirmed(why)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from persistent_runner.remote.node import Node
@@ -21,15 +21,17 @@ class Software(BaseModel):
 
 
 class LeaseRequest(BaseModel):
-    """What is asked of the platform, complete: the same request gives the same cluster.
+    """What is asked of the platform.
 
-    `name` carries the token that finds the job again; `cores` are of the whole cluster; `walltime` is sent as whole
-    hours, rounded up; the first of `software` carries `command`; `public_key` is one OpenSSH line.
+    `name` and `command` are each job's own; `name` carries the token that finds the job again; `cores` are of the
+    whole cluster; `walltime` is sent as whole hours, rounded up; the first of `software` carries `command`;
+    `public_key` is one OpenSSH line; `proof` is the secret by which the node proves itself, for the job's environment
+    alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    command: str
+    name: str = ""
+    command: str = ""
     core_type: str
     cores: int
     walltime: timedelta
@@ -38,6 +40,7 @@ class LeaseRequest(BaseModel):
     software: tuple[Software, ...] = (Software(analysis="user_included", version="0"),)
     env: dict[str, str] = {}
     public_key: str = ""
+    proof: str = Field(default="", repr=False, exclude=True)
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ class SavedJob:
     """A job that was created and read back, and costs nothing yet.
 
     `differs` names what the platform saved otherwise than asked (do not submit), `not_echoed` what it did not show
-    (a warning), `ssh_open_to` the CIDR rule that the platform will apply to SSH.
+    (a warning), `ssh_open_to` the CIDR rule that the platform will apply to SSH, `public_key` the key that it will
+    let in.
     """
 
     job_id: str
     differs: tuple[str, ...] = ()
     not_echoed: tuple[str, ...] = ()
     ssh_open_to: str = ""
+    public_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,22 @@ class LeaseState:
     `status` is its own word for the newest state and `reason` its explanation, both for people. `submitted`: it was
     handed in. `executing`: the command runs. `ending`: a stop is under way. `ended`: the command is over for good.
     `stopped`: the machines are gone, nothing costs any more. `by_somebody`: a person asked for the end. An unknown
-    status sets none of them.
+    status sets none of them. `booting`: the machines start up, or are up. `executed` and `booted` are how long, by the
+    platform's own clock, the command ran and the machines were there, of a job that has ended; None where its
+    statuses do not tell.
     """
 
     status: str
     reason: str = ""
     submitted: bool = False
+    booting: bool = False
     executing: bool = False
     ending: bool = False
     ended: bool = False
     stopped: bool = False
     by_somebody: bool = False
+    executed: timedelta | None = None
+    booted: timedelta | None = None
 
     def __str__(self) -> str:
         return f"{self.status}, {self.reason}" if self.reason else self.status
@@ -91,17 +101,38 @@ class Quote:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class JobRow:
+    """A job in a list: `status` is the platform's word and empty for a draft, `owner` an address.
+
+    `stopped`: the list says that its machines are gone; one that does not say so may have stopped all the same.
+    """
+
+    job_id: str
+    name: str
+    owner: str
+    status: str
+    created: datetime | None = None
+    stopped: bool = False
+
+
 class Platform(Protocol):
     """The verbs. Each raises PlatformUnavailable or PlatformRefused and returns within its own deadline."""
 
     def create(self, request: LeaseRequest) -> SavedJob:
         """Save a job without starting it, read it back and compare; never repeated blindly."""
 
+    def read_back(self, job_id: str, request: LeaseRequest) -> SavedJob:
+        """Read a saved job and compare it with what was asked."""
+
     def submit(self, job_id: str) -> None:
         """Start a saved job: from here on it costs money; never repeated blindly."""
 
     def find(self, name: str) -> list[str]:
-        """Return the ids of the jobs with exactly this name."""
+        """Return the ids of the jobs with exactly this name; read twice before nothing is believed."""
+
+    def jobs(self, prefix: str) -> list[JobRow]:
+        """Return the jobs whose names begin so, the newest first."""
 
     def state(self, job_id: str) -> LeaseState:
         """Return what the platform says of the job now."""
@@ -109,7 +140,7 @@ class Platform(Protocol):
     def nodes(self, job_id: str) -> list[Node]:
         """Return the machines that have an address, the head node first; empty while there are none."""
 
-    def log(self, job_id: str) -> str:
+    def log(self, job_id: str, *, lines: int = 20) -> str:
         """Return the last lines that the job's command printed; empty where there are none yet."""
 
     def stop(self, job_id: str, *, force: bool = False) -> None:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from persistent_runner.crash import crash_point
 from persistent_runner.errors import PlatformError, PlatformRefused, PlatformUnavailable
 from persistent_runner.lease.progress import Progress
 from persistent_runner.recovery import Backoff, recover
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from persistent_runner.lease.platform import LeaseState, Platform
 
 log = logging.getLogger(__name__)
@@ -23,11 +26,14 @@ log = logging.getLogger(__name__)
 class Deadlines:
     """How long a lease waits for what should come soon.
 
-    `nodes`: from executing to the first address. `connect`: the repeats of a refused connection. `ending`: from the
-    stop to its first effect; `ended`: from there to `Stopped`; both are some times what was observed on the platform.
+    `created`: for a job whose creation had no answer to appear in a list, and the repeats of a submit that did not
+    arrive. `nodes`: from executing to the first
+    address. `connect`: the repeats of a refused connection. `ending`: from the stop to its first effect; `ended`: from
+    there to `Stopped`; both are some times what was observed on the platform.
     `unreachable`: how long a release goes on asking a platform that does not answer.
     """
 
+    created: timedelta = timedelta(minutes=2)
     nodes: timedelta = timedelta(minutes=5)
     connect: Backoff = field(default_factory=lambda: Backoff(first=1, most=15, total=600))
     ending: timedelta = timedelta(minutes=5)
@@ -46,11 +52,26 @@ class NotStopped(Exception):
 class Stopper:
     """Ends one job; `poll` is the pause between two looks, in seconds.
 
+    `otherwise` asks for the end in another way, without the platform, and returns whether it was heard; `accepted` is
+    called when the platform has taken the stop.
+
     Its waits do not listen to the event that ends all others: an interrupt is what starts a release, and must not
     shorten it.
     """
 
-    def __init__(self, platform: Platform, job_id: str, poll: float, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        job_id: str,
+        *,
+        poll: float,
+        deadlines: Deadlines,
+        otherwise: Callable[[], bool] = lambda: False,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._otherwise = otherwise
+        self._heard = ""
+        self._accepted = accepted
         self._platform = platform
         self._job_id = job_id
         self._poll = poll
@@ -64,11 +85,13 @@ class Stopper:
         A forced stop follows the graceful one when `force` asks for it, or when the graceful one hangs.
         """
         self._ask()
+        crash_point("stop-asked")
         since = time.monotonic()
         ending = forced = False
         while True:
             state = self._look()
             if state and state.stopped:
+                crash_point("stopped")
                 return state
             if state and not ending and (state.ending or state.ended):
                 ending, since = True, time.monotonic()
@@ -91,7 +114,12 @@ class Stopper:
                 Backoff(total=self._deadlines.unreachable.total_seconds()),
             )
         except PlatformError as error:
-            raise NotStopped(error.message) from error
+            if not self._otherwise():
+                raise NotStopped(error.message) from error
+            self._heard = "; its own dead-man's switch was told to end it"
+            log.warning("Job %s: %s%s", self._job_id, error.message.rstrip("."), self._heard)
+        else:
+            self._accepted()
 
     def _force(self, *, hangs: bool) -> None:
         log.warning("Job %s: %s", self._job_id, "the stop hangs, forcing it" if hangs else "forcing the stop")
@@ -107,10 +135,10 @@ class Stopper:
         except PlatformUnavailable as error:
             log.warning("Job %s: %s", self._job_id, error)
             if time.monotonic() - self._answered > self._deadlines.unreachable.total_seconds():
-                raise NotStopped("the platform does not answer") from error
+                raise NotStopped(f"the platform does not answer{self._heard}") from error
             return None
         except PlatformRefused as error:
-            raise NotStopped(error.message) from error
+            raise NotStopped(f"{error.message.rstrip('.')}{self._heard}") from error
         self._answered = time.monotonic()
         self._progress.say(f"Job {self._job_id}: {state}")
         return state

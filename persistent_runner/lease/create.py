@@ -1,0 +1,62 @@
+"""The creation of a job: once, whatever answers are lost, and compared with what was asked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from persistent_runner.errors import PlatformRefused, PlatformUnavailable
+from persistent_runner.recovery import Backoff, recover
+
+if TYPE_CHECKING:
+    from persistent_runner.lease.access import Access
+    from persistent_runner.lease.platform import LeaseRequest, SavedJob
+
+log = logging.getLogger(__name__)
+
+
+def create_once(access: Access, request: LeaseRequest) -> SavedJob:
+    """Return a job that is saved and costs nothing; one whose answer was lost is looked for by its unique name.
+
+    Raises PlatformRefused, PlatformUnavailable, or KeyboardInterrupt when `access.stop` is set.
+    """
+    platform = access.platform
+    asked = False
+
+    def create() -> SavedJob:
+        nonlocal asked
+        if asked and (found := _look_for(access, request.name)):
+            for job_id in found[1:]:  # saved jobs cost nothing, and one is enough
+                platform.delete(job_id)
+            return platform.read_back(found[0], request)
+        asked = True
+        return platform.create(request)
+
+    def lost(error: Exception) -> None:
+        log.warning("Whether job %s was created is not known, looking for it: %s", request.name, error)
+
+    return recover(create, {PlatformUnavailable: lost}, Backoff(total=600), access.stop)
+
+
+def _look_for(access: Access, name: str) -> list[str]:
+    """Return the jobs of a name; an empty list is believed only when it has stayed so for a while."""
+    deadline = time.monotonic() + access.deadlines.created.total_seconds()
+    while not (found := access.platform.find(name)) and time.monotonic() < deadline:
+        if access.stop.wait(access.poll.total_seconds()):
+            raise KeyboardInterrupt
+    return found
+
+
+def refuse_differences(saved: SavedJob) -> None:
+    """Raise PlatformRefused for a job that was saved otherwise than asked; warn of what was not shown."""
+    if saved.differs:
+        differences = "\n".join(f"  {difference}" for difference in saved.differs)
+        raise PlatformRefused(
+            f"The platform saved job {saved.job_id} otherwise than asked, so it was not started:\n{differences}",
+            remedy="See what the account allows; a public key may have to be entered in its profile.",
+        )
+    if saved.not_echoed:
+        log.warning("Job %s: the platform did not show what it saved of %s", saved.job_id, ", ".join(saved.not_echoed))
+    if saved.ssh_open_to:
+        log.info("Job %s: the account lets %s connect to its machines", saved.job_id, saved.ssh_open_to)

@@ -1,0 +1,217 @@
+"""What drivers that died have left: saved jobs are deleted, ended ones closed, running ones named or gone on with."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from persistent_runner.crash import crash_point
+from persistent_runner.duration import format_duration
+from persistent_runner.errors import PlatformError, PlatformRefused, ReleaseUnconfirmed
+from persistent_runner.lease.ledger import NotRecorded
+from persistent_runner.lease.meter import Cost, cost_of
+from persistent_runner.lease.stopper import NotStopped, Stopper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from persistent_runner.lease.ledger import Entry, Ledger, Record
+    from persistent_runner.lease.platform import LeaseState, Platform
+    from persistent_runner.lease.stopper import Deadlines
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Settles the records of one ledger on one platform; `poll` and `deadlines` are those of a release.
+
+    Nothing automatic touches what is not ours: only records that this host wrote, for this account, whose driver is
+    dead. `on_cost` gets what a job of this run folder cost, where its statuses tell.
+    """
+
+    platform: Platform
+    ledger: Ledger
+    poll: timedelta
+    deadlines: Deadlines
+    on_cost: Callable[[str, Cost, bool], None] = lambda _name, _cost, _final: None
+
+    def settle(self, terms: dict[str, Any] | None) -> Record | None:
+        """Settle all, and return the record of a cluster to go on with: this run folder's, else one that was kept.
+
+        `terms` is what a cluster must have been asked with, None where none is needed. This folder's own is ended where
+        it does not fit, unless it was kept for others.
+        Raises PlatformUnavailable or PlatformRefused where this folder's cluster cannot be asked for, and
+        ReleaseUnconfirmed where its end is not confirmed.
+        """
+        candidates: dict[bool, Record] = {}  # by whether they are this folder's own
+        for entry in self.ledger.unfinished():
+            record = self._take(entry)
+            if record is None:
+                continue
+            crash_point("settling")
+            own = bool(entry.folder) and entry.folder == self.ledger.folder
+            try:
+                if self._may_go_on(record, None if own in candidates else terms, own=own):
+                    candidates[own] = record
+                    continue
+            except PlatformError as error:
+                if own:
+                    raise
+                log.warning("Job %s of an earlier start cannot be asked for: %s", entry.job_id or entry.name, error)
+            except NotRecorded as error:
+                log.warning("%s", error)
+            finally:
+                if record not in candidates.values():
+                    record.let_go()
+        if True in candidates and False in candidates:
+            candidates.pop(False).let_go()
+        return candidates.get(True) or candidates.get(False)
+
+    def _may_go_on(self, record: Record, terms: dict[str, Any] | None, *, own: bool) -> bool:
+        """Settle one record; return whether this start may use its cluster."""
+        state = self._settled(record)
+        if state is None:
+            return False
+        going = not (state.ended or state.ending or record.entry.state == "releasing")
+        fits = going and record.entry.terms == terms
+        if fits and (own or record.entry.state == "kept"):
+            return True
+        if own and record.entry.state != "kept":
+            self._end(record, wait=True)
+        else:
+            self._leave(record, state)
+        return False
+
+    def _take(self, entry: Entry) -> Record | None:
+        """Return a record whose job may be acted on, None for all others."""
+        if entry.base_url != self.ledger.base_url:
+            if is_local_and_gone(entry) and (record := self.ledger.take(entry)):
+                _close(record)  # a local platform ends its jobs when it ends
+            return None
+        if entry.account != self.ledger.account:
+            return None
+        record = self.ledger.take(entry)
+        if record is None and self.ledger.is_driven(entry) is None:
+            log.info("Job %s was leased on %s; only there it is settled", entry.job_id or entry.name, entry.host)
+        if record is not None and record.entry.state == "closed":
+            record.let_go()
+            return None
+        return record
+
+    def _settled(self, record: Record) -> LeaseState | None:
+        """Delete a job that was never started, close the record of one that is over; return the state of any other."""
+        entry = record.entry
+        if not entry.job_id:
+            for job_id in self.platform.find(entry.name):
+                self._delete(record, job_id)
+            _close(record)
+            return None
+        try:
+            state = self.platform.state(entry.job_id)
+        except PlatformRefused as error:
+            if error.status != 404:
+                raise
+            log.info("Job %s of an earlier start is not there any more", entry.job_id)
+            _close(record)
+            return None
+        if not state.submitted and entry.state not in {"submitted", "kept"}:
+            self._delete(record, entry.job_id)
+            _close(record)
+            return None
+        if state.stopped:
+            self._account(entry, state)
+            _close(record)
+            return None
+        return state
+
+    def _delete(self, record: Record, job_id: str) -> None:
+        if self.platform.state(job_id).submitted:
+            log.warning("Job %s was submitted by somebody else; it is left alone", job_id)
+            return
+        self.platform.delete(job_id)
+        crash_point("settle-deleted")
+        log.info("Job %s of an earlier start was never submitted and is deleted: %s", job_id, record.entry.name)
+
+    def _leave(self, record: Record, state: LeaseState) -> None:
+        """Name a cluster that runs without a driver; one that would not end by itself is stopped."""
+        entry = record.entry
+        if state.ended or state.ending:
+            log.info("Job %s of an earlier start (%s) is ending: %s", entry.job_id, entry.study, state)
+        elif entry.state == "releasing" or entry.switch is None:
+            why = "was being released" if entry.state == "releasing" else "has no dead-man's switch"
+            log.warning("Job %s of an earlier start (%s) %s: asking for its stop", entry.job_id, entry.study, why)
+            self._end(record, wait=False)
+        else:
+            log.warning(
+                "Job %s of an earlier start (%s) still runs. %s; persistent-runner stop %s ends it now",
+                entry.job_id,
+                entry.study,
+                ends_by_itself(entry),
+                entry.job_id,
+            )
+
+    def _end(self, record: Record, *, wait: bool) -> None:
+        """Ask for the end of a job of ours, and wait for `Stopped`."""
+        job_id = record.entry.job_id
+        record.update(state="releasing")
+        if not wait:
+            self.platform.stop(job_id)
+            return
+        log.info("Job %s of an earlier start is not needed any more, ending it", job_id)
+        try:
+            state = Stopper(self.platform, job_id, poll=self.poll.total_seconds(), deadlines=self.deadlines).stop(
+                force=False
+            )
+        except NotStopped as error:
+            raise ReleaseUnconfirmed(
+                f"Job {job_id} of an earlier start may still run and cost money: {error.why.rstrip('.')}. "
+                f"{ends_by_itself(record.entry)}.",
+                remedy=f"Run: persistent-runner stop {job_id}",
+            ) from error
+        self._account(record.entry, state)
+        _close(record)
+
+    def _account(self, entry: Entry, state: LeaseState) -> None:
+        if entry.folder == self.ledger.folder and state.executed is not None:
+            self.on_cost(entry.name, cost_of(entry.price, state.executed, state.booted or state.executed), True)
+
+
+def ends_by_itself(entry: Entry) -> str:
+    """Return in words when a job without a driver ends by itself."""
+    switch = entry.switch
+    cap = f"at the latest by its walltime of {entry.walltime_hours} h"
+    if switch is None:
+        return f"It ends {cap}"
+    ticks = switch["tick_seconds"]
+    idle = entry.kept_seconds or switch["idle"] * ticks
+    busy = max(idle, switch["busy"] * ticks)
+    return (
+        f"It ends by itself {format_duration(idle + 3 * ticks)} after its driver's last sign of life, "
+        f"{format_duration(busy + 3 * ticks)} while a trial runs, {cap}"
+    )
+
+
+def is_local_and_gone(entry: Entry) -> bool:
+    """Return whether a job was on a local platform that does not run any more."""
+    parts = urlsplit(entry.base_url)
+    try:
+        if not ipaddress.ip_address(parts.hostname or "").is_loopback:
+            return False
+        socket.create_connection((parts.hostname, parts.port), timeout=_CONNECT_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
+def _close(record: Record) -> None:
+    record.update(state="closed")

@@ -1,0 +1,183 @@
+"""What the platform says of one job and its machines: waited for, checked, compared with what it said before."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from persistent_runner.crash import crash_point
+from persistent_runner.duration import format_duration
+from persistent_runner.errors import (
+    JobStopped,
+    LeaseLost,
+    NoCapacity,
+    PlatformError,
+    PlatformRefused,
+    PlatformUnavailable,
+)
+from persistent_runner.lease.cluster import Cluster
+from persistent_runner.lease.progress import Progress
+
+if TYPE_CHECKING:
+    from persistent_runner.lease.access import Access
+    from persistent_runner.lease.meter import Meter
+    from persistent_runner.lease.platform import LeaseState
+    from persistent_runner.remote.node import Node
+
+log = logging.getLogger(__name__)
+
+_LOG_LINES = 10
+_UNKNOWN = timedelta(seconds=60)  # how long a platform may not know a job that it has just created
+
+
+class Watch:
+    """The states of the job `job_id`, once that is known, and its machines; `meter` is told when it boots and runs.
+
+    `is_launched_anew` is set when the platform has launched the job on other machines, until these are used. Any thread
+    may ask.
+    """
+
+    def __init__(self, access: Access, meter: Meter, job_id: str = "") -> None:
+        self.job_id = job_id
+        self.state: LeaseState | None = None
+        self.cluster: Cluster | None = None
+        self.is_launched_anew = False
+        self._machines = threading.Lock()
+        self._access = access
+        self._platform = access.platform
+        self._meter = meter
+
+    def wait_until_executing(self) -> None:
+        """Return when the command runs; raises NoCapacity, JobStopped, PlatformRefused or KeyboardInterrupt."""
+        progress = Progress()
+        begun = time.monotonic()
+        limit = self._access.max_queue
+        while True:
+            try:
+                self.state = state = self._platform.state(self.job_id)
+            except PlatformError as error:
+                unknown = isinstance(error, PlatformRefused) and error.status == 404
+                young = time.monotonic() - begun < _UNKNOWN.total_seconds()
+                if not isinstance(error, PlatformUnavailable) and not (unknown and young):
+                    raise
+                log.warning("Job %s: %s", self.job_id, error)
+            else:
+                crash_point("queued")
+                progress.say(f"Job {self.job_id}: {state}")
+                if state.booting:
+                    self._meter.boot()
+                if state.executing:
+                    self._meter.start()
+                    return
+                if state.ended and state.by_somebody:
+                    raise self._stopped_by_somebody()
+                if state.ended:
+                    raise NoCapacity(f"Job {self.job_id} ended before it could be used: {self._obituary()}")
+            if time.monotonic() - begun > limit.total_seconds():
+                raise NoCapacity(
+                    f"Job {self.job_id} did not start within {format_duration(limit)}: {self.state}.",
+                    remedy="Try later, ask for another core type, or raise max_queue in [cluster].",
+                )
+            self.pause()
+
+    def wait_for_nodes(self) -> None:
+        """Return when the head node has an address; raises NoCapacity, what `check` raises, or KeyboardInterrupt."""
+        progress = Progress()
+        limit = self._access.deadlines.nodes
+        deadline = time.monotonic() + limit.total_seconds()
+        while not self.look_for_nodes():
+            if time.monotonic() > deadline:
+                raise NoCapacity(
+                    f"Job {self.job_id} is executing, and after {format_duration(limit)} no machine has an address."
+                )
+            progress.say(f"Job {self.job_id}: no machine has an address yet")
+            self.pause()
+            self.check()
+        log.info("Job %s: head node %s", self.job_id, self.head_node)
+
+    def look_for_nodes(self) -> bool:
+        """Take what the platform says of the machines now; return whether it names any."""
+        try:
+            nodes = tuple(self._platform.nodes(self.job_id))
+        except PlatformUnavailable as error:
+            log.warning("Job %s: %s", self.job_id, error)
+            return False
+        if nodes:
+            self._take(nodes)
+        return bool(nodes)
+
+    @property
+    def head_node(self) -> Node:
+        """The machine that commands start on; it must be known."""
+        assert self.cluster is not None
+        return self.cluster.nodes[0]
+
+    def check(self) -> LeaseState:
+        """Return what the platform says of the job now.
+
+        Raises LeaseLost with its reason where the job has ended or is ending, JobStopped where somebody asked for that;
+        PlatformUnavailable where the platform does not answer, which says nothing about the cluster.
+        """
+        try:
+            self.state = state = self._platform.state(self.job_id)
+        except PlatformRefused as error:
+            if error.status == 404:
+                raise LeaseLost(f"The platform knows job {self.job_id} no more: {error.message}") from error
+            raise
+        if state.ended or state.ending:
+            if state.by_somebody:
+                raise self._stopped_by_somebody()
+            raise LeaseLost(f"Job {self.job_id} ended: {self._obituary()}")
+        return state
+
+    def check_machines(self) -> None:
+        """Raise what `check` raises, and LeaseLost where the platform has launched the job anew on other machines.
+
+        Every caller hears of a launch anew, until its machines are used. A platform that cannot be asked, or not by us
+        any more, says nothing.
+        """
+        try:
+            self.check()
+            nodes = tuple(self._platform.nodes(self.job_id))
+        except PlatformError as error:
+            log.warning("Job %s cannot be asked for, the cluster is used on: %s", self.job_id, error)
+            return
+        with self._machines:
+            if nodes and self._take(nodes):
+                self.is_launched_anew = True
+        self.check_launch()
+
+    def check_launch(self) -> None:
+        """Raise LeaseLost where the job was launched anew by all that is known, and its machines are not used yet."""
+        if self.is_launched_anew:
+            raise LeaseLost(
+                f"Job {self.job_id} was launched anew by the platform, on {self.head_node}: what ran is lost."
+            )
+
+    def pause(self) -> None:
+        """Wait until the next look; KeyboardInterrupt when the wait was ended."""
+        if self._access.stop.wait(self._access.poll.total_seconds()):
+            raise KeyboardInterrupt
+
+    def _take(self, nodes: tuple[Node, ...]) -> bool:
+        """Take what the platform says of the machines; return whether the head node is another one than before."""
+        before = self.cluster
+        head = (nodes[0].instance_id, nodes[0].started)
+        another = before is not None and (before.nodes[0].instance_id, before.nodes[0].started) != head
+        self.cluster = Cluster(self.job_id, nodes, (before.generation if before else 0) + another)
+        return another
+
+    def _stopped_by_somebody(self) -> JobStopped:
+        return JobStopped(
+            f"Job {self.job_id} was stopped by somebody else: {self._obituary()}",
+            remedy="What was finished is kept. When the reason is known, run the same line: it goes on.",
+        )
+
+    def _obituary(self) -> str:
+        """Return the platform's reason for the end and the last lines that the command printed."""
+        lines = self._platform.log(self.job_id).splitlines()[-_LOG_LINES:]
+        tail = "\n".join(["", "The last lines of its log:", *(f"  {line}" for line in lines)]) if lines else ""
+        return f"{self.state}.{tail}"
