@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import AttemptLost, RunnerError, TrialFailed
+from persistent_runner.errors import AttemptLost, BudgetSpent, ConnectionLost, LeaseLost, RunnerError, TrialFailed
+from persistent_runner.redaction import redact
+from persistent_runner.study.outbox import Outbox
 from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.results import USER_ATTRIBUTE
-from persistent_runner.study.resume import give_back, owner, settle_earlier, tell
+from persistent_runner.study.resume import Attempts, give_back, owner, settle_earlier
 from persistent_runner.study.returned import outcome_of
-from persistent_runner.study.storage import root_cause
+from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,15 +44,10 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3  # tries of one trial in one start before a machine's fault is told as FAIL
 TURN_SECONDS = 0.5
 STOP_SECONDS = 20  # how long trials that were told to stop may take
-AWAY_SECONDS = 600  # how long an idle cluster waits for a storage that does not answer
 
 
 class StudyFailed(RunnerError):
     """The fuse blew: too many trials failed in a row."""
-
-
-class StorageAway(RunnerError):
-    """The study's storage does not answer; committed results are in the journal and are told by the next start."""
 
 
 class Loop:
@@ -59,6 +57,9 @@ class Loop:
     thread asks for all parameters (study.toml); without, the objective suggests them itself. An exception of the
     objective's own ends the study unless it is in `catch`. `price` is that of one trial per hour.
     `acknowledge(number, attempt)` is called when a result is on the disk. `on_turn` is called at least twice a second.
+    `where` names the machines that attempts run on; `left` is how many seconds these are there for;
+    `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to an end of their
+    own and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class Loop:
         limits: Limits,
         interrupts: Interrupts,
         distributions: Mapping[str, BaseDistribution] | None = None,
-        node: str = "",
+        node: Callable[[], str] = str,
+        where: Callable[[], str] = str,
+        left: Callable[[], float] = lambda: math.inf,
+        renew: Callable[[int, float], None] = lambda _finished, _needs: None,
         price: float | None = None,
         catch: tuple[type[Exception], ...] = (),
         acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
@@ -89,21 +93,24 @@ class Loop:
         self._interrupts = interrupts
         self._distributions = dict(distributions) if distributions is not None else None
         self._node = node
+        self._where = where
+        self._tenure = Tenure(left)
+        self._renew_cluster = renew
         self._price = price
         self._catch = catch
         self._acknowledge = acknowledge
         self._on_turn = on_turn
         self._running: dict[int, Running] = {}
-        self._outbox: dict[int, tuple[optuna.Trial, TrialState, list[float] | None, dict[str, Any]]] = {}
-        self._attempts: dict[int, int] = {}
+        self._attempts = Attempts()
         self._lost: dict[int, int] = {}
+        self._given_up = 0  # trials that were lost too often
         self._asked = 0
         self._failures_in_a_row = 0
         self._fatal: BaseException | None = None
         self._heeded = 0
         self._stopped_at: float | None = None
-        self._away_since: float | None = None
         self.progress = Progress(running=self._running)
+        self._outbox = Outbox(study, self.progress)
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
@@ -121,11 +128,12 @@ class Loop:
         self._on_turn(progress)
         if self._fatal is not None:
             raise self._fatal
-        progress.out_of_time = self._is_out_of_time() and progress.settled < progress.total
-        if progress.out_of_time and not self._interrupts.count:
-            log.warning(
-                "max_time is over with %d of %d trials; the same line goes on", progress.settled, progress.total
-            )
+        if self._is_out_of_time() and progress.settled < progress.total:
+            progress.out_of_time = True
+            if not self._interrupts.count:
+                log.warning(
+                    "max_time is over with %d of %d trials; the same line goes on", progress.settled, progress.total
+                )
         if progress.others:
             log.info("%d trials of other drivers still run", progress.others)
         return progress
@@ -135,11 +143,12 @@ class Loop:
     def _turn(self) -> bool:
         """Settle what ended, start what may start; return whether there is more to do."""
         self._heed()
-        self._deliver()
-        while self._may_ask() and self._stored(self._ask):
+        self._outbox.deliver()
+        self._renew_where_needed()
+        while self._may_ask() and self._outbox.stored(self._ask):
             pass
         if not self._running:
-            return self._wait_for_storage()
+            return bool(self._tenure.lost) or self._waits_for_storage()
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
@@ -159,7 +168,7 @@ class Loop:
                 "%d objectives did not end within %ds of being stopped; going on", len(self._running), STOP_SECONDS
             )
             self._give_all_back()
-        self._deliver()
+        self._outbox.deliver()
         return True
 
     def _heed(self) -> None:
@@ -184,18 +193,65 @@ class Loop:
         self._heeded = count
 
     def _may_ask(self) -> bool:
-        progress, more = self.progress, self._limits.more
         if self._fatal is not None or self._interrupts.count or self._outbox or len(self._running) >= self._capacity:
             return False
-        if self._is_out_of_time():
+        if self._is_out_of_time() or self.progress.out_of_time or not self._tenure.has_time:
             return False
-        if more is not None:
-            return self._asked < more
-        return self._stored(self._count) and progress.settled + progress.others + len(self._running) < progress.total
+        return self._is_more_wanted()
 
     def _is_out_of_time(self) -> bool:
         most = self._limits.max_seconds
         return most is not None and time.monotonic() - self.progress.started >= most
+
+    def _renew_where_needed(self) -> None:
+        """Stop what runs on a cluster that ends now; once nothing runs there, go on with another one."""
+        tenure = self._tenure
+        if self._running:
+            if tenure.left() <= 0 and not tenure.has_ended:
+                tenure.has_ended = True
+                log.warning("The cluster ends now: stopping what runs on it; it starts again on the next one.")
+                self._stop_running()
+            return
+        if not self._is_ending and (tenure.lost or (not tenure.has_time and self._is_more_wanted())):
+            self._renew()
+        for running in tenure.take_lost():
+            if self._is_ending:
+                self._give_back(running)
+            else:
+                self._start(running.trial, running.params)
+
+    @property
+    def _is_ending(self) -> bool:
+        over = self.progress.out_of_time or self._is_out_of_time()
+        return over or self._fatal is not None or bool(self._interrupts.count)
+
+    def _renew(self) -> None:
+        """Go on with another cluster, or note why there is none."""
+        tenure = self._tenure
+        try:
+            with self._interrupts.at_once():
+                self._renew_cluster(self.progress.settled_now - self._given_up, tenure.expected_seconds)
+            tenure.has_ended = False
+            if not tenure.has_time:
+                raise StudyFailed(
+                    f"a trial takes {format_duration(tenure.expected_seconds)}, and a new cluster ends after "
+                    f"{format_duration(tenure.left())}",
+                    remedy="Raise walltime in [cluster], max_cost or max_time in [study].",
+                )
+        except BudgetSpent as error:
+            log.warning("%s", error)
+            self.progress.out_of_time = True
+        except KeyboardInterrupt:
+            if not self._interrupts.count:
+                raise
+        except RunnerError as error:
+            self._fatal = error
+
+    def _is_more_wanted(self) -> bool:
+        if self._limits.more is not None:
+            return self._asked < self._limits.more
+        progress, counted = self.progress, self._outbox.stored(self._count)
+        return counted and progress.settled + progress.others + len(self._running) < progress.total
 
     def _count(self) -> None:
         self.progress.count(self._study)
@@ -216,9 +272,9 @@ class Loop:
     def _start(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Start the next attempt of a trial."""
         number = trial.number
-        attempt = self._attempts.get(number, 0) + 1
-        self._attempts[number] = attempt
-        self._folder.commit(kind="attempt", trial=number, attempt=attempt)
+        where = self._where()
+        attempt = self._attempts.begin(number, where)
+        self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
         self._folder.event("start", trial=number, attempt=attempt, params=params)
         self._running[number] = Running(trial, attempt, self._submit(number, attempt, self._task(trial)), params)
 
@@ -248,7 +304,7 @@ class Loop:
             log.warning("%s", "\n".join(filter(None, (message, error.remedy))))
             self._commit(running, TrialState.FAIL, seconds, failure=message)
             self._blow_fuse(message, error.remedy)
-        except AttemptLost as error:
+        except (AttemptLost, LeaseLost, ConnectionLost) as error:
             self._again(running, error, seconds)
         except RunnerError as error:
             # The machine, the lease or the settings: the trial is as good as before and waits for the next start.
@@ -267,7 +323,7 @@ class Loop:
         else:
             self._commit(running, TrialState.COMPLETE, seconds, outcome=outcome)
 
-    def _again(self, running: Running, error: AttemptLost, seconds: float) -> None:
+    def _again(self, running: Running, error: RunnerError, seconds: float) -> None:
         number = running.trial.number
         lost = self._lost[number] = self._lost.get(number, 0) + 1
         if self._interrupts.count or self._fatal is not None:
@@ -275,7 +331,13 @@ class Loop:
         elif lost >= ATTEMPTS:
             log.warning("trial %d was lost %d times and counts as failed: %s", number, lost, error.message)
             self._commit(running, TrialState.FAIL, seconds, failure=f"AttemptLost {lost} times: {error.message}")
+            self._given_up += 1
+            self._tenure.has_ended |= not isinstance(error, AttemptLost)
             self._blow_fuse(error.message, error.remedy)
+        elif self._tenure.has_ended or not isinstance(error, AttemptLost):
+            if not self._tenure.has_ended:
+                log.warning("%s", error)
+            self._tenure.lose(running, seconds)
         else:
             log.warning("%s; trying again", error.message)
             self._start(running.trial, running.params)
@@ -296,11 +358,11 @@ class Loop:
         facts = {
             "run": self._folder.run_id,
             "metrics": outcome.metrics if outcome else {},
-            "failure": failure,
+            "failure": redact(failure),
             "attempts": running.attempt,
             "seconds": round(seconds, 4),
             "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
-            "node": self._node,
+            "node": self._node(),
             "folder": f"trials/{number:05d}",
         }
         values = list(outcome.values) if outcome else None
@@ -310,73 +372,28 @@ class Loop:
         self._folder.commit(
             kind="result", trial=number, state=state.name, values=values, params=running.params, facts=facts
         )
-        self._outbox[number] = (running.trial, state, values, facts)
+        self._outbox.put(running.trial, state, values, facts)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why
             for attempt in range(1, running.attempt + 1):
                 self._acknowledge(number, attempt)
         self._failures_in_a_row = self._failures_in_a_row + 1 if state == TrialState.FAIL else 0
         self.progress.settled_now += 1
+        self._tenure.saw(seconds)
         self.progress.seconds_of_trials += seconds
         self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))
 
-    # -- the storage
-
-    def _deliver(self) -> None:
-        """Tell what was committed; what a storage does not take stays for the next turn."""
-        for number, (trial, state, values, facts) in list(self._outbox.items()):
-
-            def deliver(told: tuple[Any, ...] = (trial, state, values, facts)) -> None:
-                tell(self._study, *told)
-                self._count()
-
-            if not self._stored(deliver):
-                return
-            del self._outbox[number]
-            shown = ", ".join(f"{value:.6g}" for value in values) if values else state.name
-            best = self.progress.best
-            log.info(
-                "trial %d: %s after %s  (%d of %d%s)",
-                number,
-                shown,
-                format_duration(facts["seconds"]),
-                self.progress.settled,
-                self.progress.total,
-                f", best {best[1]:.6g} in trial {best[0]}" if best else "",
-            )
-
-    def _stored(self, call: Callable[[], None]) -> bool:
-        """Return whether the storage took a call; the next turn tries again where it does not answer."""
-        try:
-            call()
-        except StorageInternalError as error:
-            if self._away_since is None:
-                self._away_since = time.monotonic()
-                log.warning(
-                    "the study's storage does not answer (%s); results are kept in the journal", root_cause(error)
-                )
-            return False
-        self._away_since = None
-        return True
-
-    def _wait_for_storage(self) -> bool:
+    def _waits_for_storage(self) -> bool:
         """Return False when all is told; with nothing running wait for a storage that is away, for a while."""
-        if self._away_since is None or self._fatal is not None:
+        if self._fatal is not None or not self._outbox.is_away(leaving=bool(self._interrupts.count)):
             return False
-        if self._interrupts.count and not self._outbox:
-            return False
-        if self._interrupts.count or time.monotonic() - self._away_since > AWAY_SECONDS:
-            raise StorageAway(
-                f"the study's storage does not answer; {len(self._outbox)} results wait in {self._folder.path}",
-                remedy="When it is back run the same line: it tells them and goes on where it stopped.",
-            )
         self._interrupts.asked.wait(TURN_SECONDS)
         return True
 
     def _give_back(self, running: Running) -> None:
-        self._stored(lambda: give_back(self._study, running.trial, self._folder))
+        self._outbox.stored(lambda: give_back(self._study, running.trial, self._folder))
 
     def _give_all_back(self) -> None:
-        for running in self._running.values():
+        for running in [*self._running.values(), *self._tenure.take_lost()]:
             with contextlib.suppress(Exception):
                 self._give_back(running)
         self._running.clear()

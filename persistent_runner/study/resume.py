@@ -20,17 +20,41 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def settle_earlier(study: optuna.Study, folder: RunFolder) -> dict[int, int]:
+class Attempts:
+    """Which attempt of each trial is its last, over all starts, and where it was started if it has no result."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}
+        self._places: dict[int, str] = {}
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Take what an earlier start has written into the journal."""
+        if record["kind"] == "attempt":
+            self._last[record["trial"]] = record["attempt"]
+            self._places[record["trial"]] = record.get("where", "")
+        elif record["kind"] == "result":
+            self._places.pop(record["trial"], None)
+
+    def begin(self, number: int, where: str) -> int:
+        """Return the attempt that a trial begins on these machines: an earlier start's own, if it may still run there.
+
+        That one is joined; any other gets a number of its own.
+        """
+        if not where or self._places.pop(number, None) != where:
+            self._last[number] = self._last.get(number, 0) + 1
+        return self._last[number]
+
+
+def settle_earlier(study: optuna.Study, folder: RunFolder) -> Attempts:
     """Tell results that were committed and not told; let this run's other unfinished trials run again.
 
-    Trials of other runs are left alone. Returns the last attempt of each trial by number.
+    Trials of other runs are left alone. Returns the attempts so far.
     """
-    attempts: dict[int, int] = {}
+    attempts = Attempts()
     results: dict[int, dict[str, Any]] = {}
     for record in folder.journal():
-        if record["kind"] == "attempt":
-            attempts[record["trial"]] = record["attempt"]
-        elif record["kind"] == "result":
+        attempts.note(record)
+        if record["kind"] == "result":
             results[record["trial"]] = record
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if owner(frozen) != folder.run_id:

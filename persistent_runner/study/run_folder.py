@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import filelock
 
 from persistent_runner.errors import ConfigError, RunnerError
+from persistent_runner.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,7 +112,7 @@ class RunFolder:
         path = self.path / "journal.jsonl"
         try:
             with path.open("ab") as file:
-                file.write(json.dumps(record | {"at": _now()}).encode() + b"\n")
+                file.write(redact(json.dumps(record | {"at": _now()})).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -123,13 +124,13 @@ class RunFolder:
     def event(self, kind: str, **facts: Any) -> None:
         """Append a line to `events.jsonl`, for whoever watches; nothing depends on it."""
         with contextlib.suppress(OSError), (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"at": _now(), "event": kind} | facts, default=str) + "\n")
+            file.write(redact(json.dumps({"at": _now(), "event": kind} | facts, default=str)) + "\n")
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file of the run folder whole: a reader sees the old one or the new one."""
+        """Write a file of the run folder whole, without secrets: a reader sees the old one or the new one."""
         path = self.path / name
         new = path.with_name(path.name + ".new")
-        new.write_text(text, encoding="utf-8", newline="\n")
+        new.write_text(redact(text), encoding="utf-8", newline="\n")
         new.replace(path)
         return path
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import glob
-import posixpath
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
@@ -22,8 +20,21 @@ from pydantic import (
 from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.platform import Software
-from persistent_runner.render import DEFAULT_DELIMITERS, Delimiters, check_templates, walk_inputs
+from persistent_runner.render import DEFAULT_DELIMITERS, check_templates, walk_inputs
 from persistent_runner.spelling import did_you_mean
+from persistent_runner.study.fields import (
+    Command,
+    DelimiterPair,
+    Direction,
+    Environment,
+    Inputs,
+    PythonObjective,
+    SamplerName,
+    Softwares,
+    Storage,
+    StudyName,
+    Text,
+)
 from persistent_runner.study.results import Extract, relative_path
 from persistent_runner.study.space import KINDS, Identifier, Parameter, Varied
 from persistent_runner.study.toml import Document, explain, read
@@ -34,103 +45,15 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
-_SAMPLERS = ("tpe", "random")
-_SAMPLERS_TO_COME = ("cmaes", "gp", "grid", "nsgaii", "qmc")
 # spec.md 1 names them, and later issues build them
 _TO_COME = {
     "": {"start", "baseline", "constraints", "failures"},
-    "study": {"max_cost", "reuse", "require"},
-    "cluster": {"orphan_idle", "orphan_busy", "host_key", "keeper"},
+    "study": {"reuse", "require"},
     "space": {"expr", "when"},
     "trial": {"stall", "keep_outputs", "stage_ahead"},
     "metrics": {"function", "expr"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
-_OWN_VARIABLES = {"TRIAL_NUMBER", "TRIAL_CORES", "TRIAL_HOSTS", "SETUP_DIR"}
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", value) or not re.search(r"[A-Za-z0-9]", value):
-        raise ValueError(f'"{value}" is no name; use up to 80 letters, digits, . _ and -')
-    return value
-
-
-def _sampler(value: object) -> object:
-    name = value.get("name") if isinstance(value, dict) else value
-    if isinstance(value, dict) or name in _SAMPLERS_TO_COME:
-        raise ValueError(f'{name or "a sampler with options"} is not built yet; write sampler = "tpe" or "random"')
-    if not isinstance(name, str) or name not in _SAMPLERS:
-        raise ValueError(f'"{name}" is no sampler; {did_you_mean(str(name), _SAMPLERS)}')
-    return name
-
-
-def _storage(value: str) -> str:
-    if value != "sqlite" and "://" not in value:
-        # not printed: it may hold a password
-        raise ValueError('must be "sqlite" or an address of an Optuna storage, such as "sqlite:////data/wing.db"')
-    return value
-
-
-def _command(value: object) -> object:
-    lines = [value] if isinstance(value, str) else value
-    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-        raise ValueError('must be text, or a list of texts, such as ["blockMesh", "simpleFoam"]')
-    text = "\n".join(lines)
-    if not text.strip() or "\0" in text:
-        raise ValueError("is empty or holds a NUL; write the command that runs one trial")
-    return text
-
-
-def _env(value: dict[str, str]) -> dict[str, str]:
-    for key, text in value.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
-            raise ValueError(f'"{key}" is no name of a variable; use letters, digits and _')
-        if key in _OWN_VARIABLES or key.startswith("PERSISTENT_RUNNER_"):
-            raise ValueError(f"{key} is set by the runner itself; choose another name")
-        if "\0" in text:
-            raise ValueError(f"{key} holds a NUL")
-    return value
-
-
-def _software(value: tuple[Software, ...]) -> tuple[Software, ...]:
-    if not value:
-        raise ValueError("is empty; remove it, or name at least one software")
-    return value
-
-
-def _inputs(value: tuple[str, ...]) -> tuple[str, ...]:
-    for entry in value:
-        parts = PurePosixPath(posixpath.normpath(entry)).parts
-        if not entry.strip() or entry.startswith("/") or parts[:2] == ("..", "..") or parts == ("..",):
-            raise ValueError(
-                f'"{entry}" is not below or beside the study\'s folder; write it as in "case/" or "../mesh/"'
-            )
-    return value
-
-
-def _delimiters(value: object) -> object:
-    texts = value if isinstance(value, list | tuple) else ()
-    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise ValueError('must be two texts, such as ["@{", "}@"]')
-    try:
-        return Delimiters(*texts)
-    except ConfigError as error:
-        raise ValueError(f"{error.message}; {error.remedy}") from None
-
-
-def _objective(value: str) -> str:
-    file, _, function = value.rpartition(":")
-    if not file.endswith(".py") or not function.isidentifier() or ".." in Path(file).parts or Path(file).is_absolute():
-        raise ValueError(
-            f'"{value}" does not name a function of the study\'s folder; write it as in "beam.py:objective"'
-        )
-    return value
-
-
-Command = Annotated[str, BeforeValidator(_command)]
-Inputs = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_inputs)]
-Direction = Literal["minimize", "maximize"]
-Text = Annotated[str, Field(min_length=1)]
 
 
 class _Table(BaseModel):
@@ -140,28 +63,40 @@ class _Table(BaseModel):
 class StudyTable(_Table):
     """[study]: what is asked of the sampler, and when to stop."""
 
-    name: Annotated[str, AfterValidator(_name)]
+    name: StudyName
     n_trials: Annotated[int, Field(ge=1)]
-    sampler: Annotated[str, BeforeValidator(_sampler)] = "tpe"
+    sampler: SamplerName = "tpe"
     seed: Annotated[int, Field(ge=0)] | None = None
-    storage: Annotated[str, AfterValidator(_storage)] = "sqlite"
+    storage: Storage = "sqlite"
+    max_cost: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] | None = None
     max_time: Duration | None = None
     max_consecutive_failures: Annotated[int, Field(ge=1)] = 5
 
 
 class ClusterTable(_Table):
-    """[cluster]: what is leased. `cores` are of the whole cluster."""
+    """[cluster]: what is leased, and what ends it. `cores` are of the whole cluster."""
 
     core_type: Text
     cores: Annotated[int, Field(ge=1)]
     walltime: Duration
     priority: Literal["on_demand", "economy"] = "on_demand"
     project: Text | None = None
-    software: Annotated[tuple[Software, ...], Field(strict=False), AfterValidator(_software)] = (
-        Software(analysis="user_included", version="0"),
-    )
-    env: Annotated[dict[str, str], AfterValidator(_env)] = {}
+    software: Softwares = (Software(analysis="user_included", version="0"),)
+    env: Environment = {}
     max_queue: Duration | None = None
+    orphan_idle: Duration | None = None
+    orphan_busy: Duration | None = None
+    host_key: Literal["proven", "accept-unverified"] = "proven"
+    keeper: bool = True
+
+    @model_validator(mode="after")
+    def _proven(self) -> ClusterTable:
+        if not self.keeper and self.host_key == "proven":
+            raise ValueError(
+                "with keeper = false the job is a bare `sleep inf`, and nothing proves its machines; "
+                'write host_key = "accept-unverified" as well, or leave keeper out'
+            )
+        return self
 
 
 class SetupTable(_Table):
@@ -174,7 +109,7 @@ class SetupTable(_Table):
 class TemplateTable(_Table):
     """[trial] template."""
 
-    delimiters: Annotated[Delimiters, BeforeValidator(_delimiters)] = DEFAULT_DELIMITERS
+    delimiters: DelimiterPair = DEFAULT_DELIMITERS
 
 
 class TrialTable(_Table):
@@ -182,7 +117,7 @@ class TrialTable(_Table):
 
     inputs: Inputs = ()
     command: Command | None = None
-    objective: Annotated[str, AfterValidator(_objective)] | None = None
+    objective: PythonObjective | None = None
     cores: Annotated[int, Field(ge=1)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     timeout: Duration | None = None

@@ -14,10 +14,12 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost, ResultMissing, RunnerError
+from persistent_runner.errors import AttemptLost, CommandFailed, HostNotProven, ResultMissing, RunnerError
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.study import loop as loop_module
-from persistent_runner.study.loop import ATTEMPTS, Loop, StorageAway, StudyFailed
+from persistent_runner.study import outbox as outbox_module
+from persistent_runner.study.loop import ATTEMPTS, Loop, StudyFailed
+from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.run_folder import RunFolder
@@ -345,12 +347,12 @@ def test_leaving_gives_back_what_runs(stored, folder) -> None:
 
 
 def test_a_fault_of_the_machine_is_never_told(stored, folder) -> None:
-    """A lost lease ends the start; the sampler never learns of a failure that is no design's fault."""
+    """Unproven machines end the start; the sampler never learns of a failure that is no design's fault."""
 
     def objective(_trial: object, _work: object) -> None:
-        raise LeaseLost("job abc ended")
+        raise HostNotProven("another host key")
 
-    with pytest.raises(LeaseLost, match="job abc ended"):
+    with pytest.raises(HostNotProven, match="another host key"):
         a_loop(stored, folder, objective, capacity=1).run()
 
     assert states(stored) == ["WAITING"]
@@ -529,7 +531,7 @@ def test_a_storage_that_is_away_delays_the_telling_and_loses_nothing(stored, fol
 def test_a_storage_that_stays_away_ends_the_start_and_the_next_one_tells(stored, folder, monkeypatch) -> None:
     """An idle cluster does not wait for a storage for ever; the result is told by the next start, not run again."""
     monkeypatch.setattr("persistent_runner.study.storage.BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(loop_module, "AWAY_SECONDS", 0.1)
+    monkeypatch.setattr(outbox_module, "AWAY_SECONDS", 0.1)
     study = new_study("sqlite", folder)
     other = sqlite3.connect(folder.database, isolation_level=None, check_same_thread=False)
 

@@ -51,6 +51,7 @@ n_trials = 40
 sampler = "random"
 seed = 7
 storage = "postgresql+psycopg://host/db"
+max_cost = 400
 max_time = "12h"
 max_consecutive_failures = 3
 [cluster]
@@ -62,6 +63,10 @@ project = "P"
 software = [{ analysis = "user_included", version = "0" }, { analysis = "ansys", version = "2024 R1" }]
 env = { ANSYSLMD_LICENSE_FILE = "1055@ansys.example.com" }
 max_queue = "2h"
+orphan_idle = "9m"
+orphan_busy = "3h"
+host_key = "accept-unverified"
+keeper = false
 [setup]
 inputs = ["../shared/"]
 command = ["pip install numpy", "make"]
@@ -122,6 +127,8 @@ def test_a_small_study(folder: Path) -> None:
     assert (spec.study.sampler, spec.study.seed, spec.study.storage) == ("tpe", None, "sqlite")
     assert (spec.study.max_consecutive_failures, spec.cluster.priority, spec.setup.command) == (5, "on_demand", "")
     assert spec.cluster.software[0].analysis == "user_included"
+    assert (spec.study.max_cost, spec.cluster.orphan_idle, spec.cluster.orphan_busy) == (None, None, None)
+    assert (spec.cluster.host_key, spec.cluster.keeper) == ("proven", True)
     assert spec.cluster.walltime == timedelta(hours=8)
     assert spec.folder == folder.resolve()
     assert spec.distributions == {"thickness": FloatDistribution(0.05, 0.20)}
@@ -150,6 +157,9 @@ def test_every_key(folder: Path) -> None:
     assert spec.metric_files == ["report[1].csv", "forces.json"]
     assert spec.output_patterns == ["*.log", "report.csv", "report[[]1].csv", "forces.json"]
     assert spec.trial.timeout == timedelta(seconds=0.2)
+    assert spec.study.max_cost == 400
+    assert (spec.cluster.orphan_idle, spec.cluster.orphan_busy) == (timedelta(minutes=9), timedelta(hours=3))
+    assert (spec.cluster.host_key, spec.cluster.keeper) == ("accept-unverified", False)
     assert spec.trial.template.delimiters.start == "<<"
     assert isinstance(spec.make_sampler(3), optuna.samplers.RandomSampler)
 
@@ -289,15 +299,10 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("[study]", "[study]\nmax_cost = 400"),
         ("[study]", "[study]\nreuse = true"),
         ("[study]", '[study]\nrequire = ["a < 1"]'),
         ('name = "wing"', 'sampler = "cmaes"'),
         ('name = "wing"', 'sampler = { name = "tpe" }'),
-        ("[cluster]", '[cluster]\norphan_idle = "10m"'),
-        ("[cluster]", '[cluster]\norphan_busy = "10m"'),
-        ("[cluster]", '[cluster]\nhost_key = "proven"'),
-        ("[cluster]", "[cluster]\nkeeper = true"),
         ("[space]", '[space]\narea = { expr = "chord * 2" }'),
         ("high = 0.20", 'high = 0.20, when = "chord > 1"'),
         ("[trial]", '[trial]\nstall = "1m"'),
@@ -314,6 +319,15 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
 def test_what_is_not_built_yet_is_refused(folder: Path, old: str, new: str) -> None:
     """A key of a feature to come is never ignored silently."""
     assert "is not built yet; " in mistakes(folder, GOOD.replace(old, new, 1))
+
+
+def test_a_cluster_without_its_switch_has_nothing_that_proves_it(folder: Path) -> None:
+    """`keeper = false` asks for both: a bare `sleep inf` prints no host keys, and who wants that has to say so."""
+    bare = GOOD.replace("[cluster]", "[cluster]\nkeeper = false")
+    said = mistakes(folder, bare)
+    assert 'write host_key = "accept-unverified" as well, or leave keeper out' in said
+    spec = load(folder, bare.replace("keeper = false", 'keeper = false\nhost_key = "accept-unverified"'))
+    assert not spec.cluster.keeper
 
 
 @pytest.mark.parametrize("key", ["profile", "api_key", "token", "base_url"])

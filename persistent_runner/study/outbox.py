@@ -1,0 +1,100 @@
+"""Results between the journal and the study: told when the storage takes them, kept while it does not answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from optuna.exceptions import StorageInternalError
+
+from persistent_runner.duration import format_duration
+from persistent_runner.errors import RunnerError
+from persistent_runner.study.resume import tell
+from persistent_runner.study.storage import root_cause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import optuna
+    from optuna.trial import TrialState
+
+    from persistent_runner.study.progress import Progress
+
+log = logging.getLogger(__name__)
+
+AWAY_SECONDS = 600  # how long an idle cluster waits for a storage that does not answer
+
+
+class StorageAway(RunnerError):
+    """The study's storage does not answer; committed results are in the journal and are told by the next start."""
+
+
+class Outbox:
+    """What is committed and not told yet, by trial."""
+
+    def __init__(self, study: optuna.Study, progress: Progress) -> None:
+        self._study = study
+        self._progress = progress
+        self._results: dict[int, tuple[optuna.Trial, TrialState, list[float] | None, dict[str, Any]]] = {}
+        self._away_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def put(self, trial: optuna.Trial, state: TrialState, values: list[float] | None, facts: dict[str, Any]) -> None:
+        """Keep a result until it is told."""
+        self._results[trial.number] = (trial, state, values, facts)
+
+    def deliver(self) -> None:
+        """Tell what was committed; what a storage does not take stays for the next time."""
+        for number, result in list(self._results.items()):
+
+            def deliver(told: tuple[Any, ...] = result) -> None:
+                tell(self._study, *told)
+                self._progress.count(self._study)
+
+            if not self.stored(deliver):
+                return
+            del self._results[number]
+            self._say(number, *result[1:])
+
+    def stored(self, call: Callable[[], None]) -> bool:
+        """Return whether the storage took a call; the next turn tries again where it does not answer."""
+        try:
+            call()
+        except StorageInternalError as error:
+            if self._away_since is None:
+                self._away_since = time.monotonic()
+                log.warning(
+                    "the study's storage does not answer (%s); results are kept in the journal", root_cause(error)
+                )
+            return False
+        self._away_since = None
+        return True
+
+    def is_away(self, *, leaving: bool) -> bool:
+        """Return whether there is a storage to be waited for; StorageAway when that has lasted too long.
+
+        Who is `leaving` waits for nothing: what is not told then is told by the next start.
+        """
+        if self._away_since is None or (leaving and not self._results):
+            return False
+        if leaving or time.monotonic() - self._away_since > AWAY_SECONDS:
+            raise StorageAway(
+                f"the study's storage does not answer; {len(self._results)} results wait in the journal",
+                remedy="When it is back run the same line: it tells them and goes on where it stopped.",
+            )
+        return True
+
+    def _say(self, number: int, state: TrialState, values: list[float] | None, facts: dict[str, Any]) -> None:
+        best = self._progress.best
+        log.info(
+            "trial %d: %s after %s  (%d of %d%s)",
+            number,
+            ", ".join(f"{value:.6g}" for value in values) if values else state.name,
+            format_duration(facts["seconds"]),
+            self._progress.settled,
+            self._progress.total,
+            f", best {best[1]:.6g} in trial {best[0]}" if best else "",
+        )
