@@ -3,16 +3,21 @@
 ::
 
     8  cli.py                                  run-study and persistent-runner (click), lazy imports
-    7  runner.py  plan.py  check.py  live.py   puts the house together
+    7  runner.py  leasing.py  plan.py          puts the house together
+       check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
        site.py                                 the only file that chooses a platform
+       login.py  doctor.py  findings.py  draft.py   before any money: the account, and what a start would meet
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
-         local attach process | server http checks catalogue | jobs job files processes clock | sshd
-    5  study/    spec toml space | objective results | loop progress resume returned | run_folder storage summary
-       rescale/  api | client transport
+         local attach process | server http checks catalogue | jobs job cluster commands files processes clock
+         sshd ssh_commands | faults fault_kinds answers shown control journal durations
+    5  study/    spec fields toml space | objective results | loop tenure outbox progress resume returned
+         run_folder storage spending summary
+       rescale/  api fields | client catalogue states transport
     4  pool.py                                 trials onto nodes
-    3  lease/    platform | manager cluster stopper meter progress | keeper | ledger
-    2  remote/   node | ssh | agent launch frames link | transfer | workdir
-    1  errors.py  recovery.py  settings.py  render.py  duration.py  interrupts.py  spelling.py
+    3  lease/    platform access | manager hold watch cluster create progress stopper | guard keeper heart meter
+         ledger settle
+    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | workdir
+    1  errors.py  recovery.py  redaction.py  settings.py  render.py  duration.py  interrupts.py  spelling.py  crash.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """
@@ -27,11 +32,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from persistent_runner.errors import (
         AttemptLost,
+        BudgetSpent,
         CommandFailed,
         CommandTimedOut,
         ConfigError,
         ConnectionLost,
         HostNotProven,
+        JobStopped,
         LeaseLost,
         NoCapacity,
         PlatformError,
@@ -43,20 +50,23 @@ if TYPE_CHECKING:
         TrialFailed,
     )
     from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.leasing import lease
     from persistent_runner.local_platform.local import LocalRescale
     from persistent_runner.remote.workdir import WorkDir
     from persistent_runner.render import render
-    from persistent_runner.runner import lease, optimize, run_study
+    from persistent_runner.runner import optimize, run_study
     from persistent_runner.study.results import trials_table
 
 __all__ = [
     "AttemptLost",
+    "BudgetSpent",
     "ClusterLease",
     "CommandFailed",
     "CommandTimedOut",
     "ConfigError",
     "ConnectionLost",
     "HostNotProven",
+    "JobStopped",
     "LeaseLost",
     "LocalRescale",
     "NoCapacity",
@@ -79,7 +89,7 @@ _HOMES = {
     "ClusterLease": "lease.manager",
     "LocalRescale": "local_platform.local",
     "WorkDir": "remote.workdir",
-    "lease": "runner",
+    "lease": "leasing",
     "optimize": "runner",
     "render": "render",
     "run_study": "runner",

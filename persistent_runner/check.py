@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.plan import check_fits, complete, first_parameters, load_study, rendered, request_of, run_path
+from persistent_runner.lease.guard import Budget
+from persistent_runner.lease.meter import Cost
+from persistent_runner.plan import (
+    check_fits,
+    complete,
+    first_parameters,
+    load_study,
+    rendered,
+    request_of,
+    run_path,
+    spec_guard,
+)
 from persistent_runner.pool import trials_at_a_time
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
@@ -37,11 +48,14 @@ def check_study(
     spec = load_study(path, sets, n_trials, max_concurrent)
     parameters = first_parameters(spec)
     files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
-    site = choose_platform(settings, leases=False)
+    site = choose_platform(settings)
     try:
         request = complete(request_of(spec), site)
         quote = site.platform.quote(request)
         check_fits(spec, quote)
+        guard = spec_guard(spec, settings)
+        budget = Budget(spec.study.max_cost, spec.study.max_time)
+        limit = budget.limit(quote.price_per_hour, Cost(), request.walltime, guard)
     finally:
         site.close()
     return {
@@ -50,7 +64,8 @@ def check_study(
         "parameters": parameters,
         "rendered": files,
         "command": spec.command_text or spec.trial.objective,
-        "job": request.model_dump(mode="json", exclude={"public_key", "env"}) | {"env": sorted(request.env)},
+        "job": request.model_dump(mode="json", exclude={"name", "command", "public_key", "env"})
+        | {"env": sorted(request.env)},
         "nodes": quote.nodes,
         "cores_per_node": quote.cores_per_node,
         "trials_at_a_time": trials_at_a_time(
@@ -58,7 +73,7 @@ def check_study(
         ),
         "price_per_hour": quote.price_per_hour,
         "notes": list(quote.notes),
-        "lease": line_before_money(request, quote, site),
+        "lease": line_before_money(request, quote, site, guard, limit),
     }
 
 

@@ -40,6 +40,7 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.option("--runs-dir", type=_FOLDER, metavar="DIR", help="Where results are kept (default: ./runs).")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key of study.toml: cluster.cores=4.")
 @click.option("--check", is_flag=True, help="Lease nothing: validate, render trial 0, show job, nodes and price.")
+@click.option("--keep", metavar="DURATION", help="Leave the cluster to the next study for so long: 30m.")
 @click.option("--force-stop", is_flag=True, help="End the cluster without waiting for its files to be saved.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object (that of summary.json).")
@@ -76,8 +77,8 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
     return run.exit_code
 
 
-def _check(study: str, *, as_json: bool, force_stop: bool, yes: bool, **options: Any) -> None:
-    del force_stop, yes  # nothing is leased
+def _check(study: str, *, as_json: bool, force_stop: bool, keep: str | None, yes: bool, **options: Any) -> None:
+    del force_stop, keep, yes  # nothing is leased
     from persistent_runner.check import check_study
 
     found = check_study(study, **options)
@@ -145,15 +146,135 @@ def main() -> None:
     show_default=True,
     help="How long each status lasts: fast, or as recorded on the real platform (about nine minutes).",
 )
-def platform(port: int, authorized_keys: str | None, profile: str | None, durations: str) -> None:
-    """Serve the local platform until interrupted: Rescale's API and real SSH on this machine's loopback.
+@click.option("--duration", "changes", multiple=True, metavar="STATUS=SECONDS", help="How long one of them lasts.")
+@click.option("--journal", type=_FOLDER, metavar="FILE", help="Append every event of every job to this file.")
+@click.option("--fault", "faults", multiple=True, metavar="JSON", help='What goes wrong: {"what": "lost", ...}.')
+def platform(changes: tuple[str, ...], faults: tuple[str, ...], **options: Any) -> None:
+    r"""Serve the local platform until interrupted: Rescale's API and real SSH on this machine's loopback.
 
     Prints one JSON line with base_url, api_key and authorized_keys when it is ready. It is not the real platform.
+    The line's control_url takes the same faults while it runs, by POST with its control_token as bearer token:
+
+    \b
+      {"what": "status", "endpoints": ["submit_job"], "status": 503, "times": 2}
+      {"what": "preempt", "relaunch": 5, "after": 10, "job": "persistent_runner-wing-*"}
     """
     with _ending(verbose=False):
         from persistent_runner.site import serve_local_platform
 
-        serve_local_platform(port=port, authorized_keys=authorized_keys, profile=profile, durations=durations)
+        serve_local_platform(
+            changes=dict(map(_seconds_of, changes)), faults=[_object_of(fault) for fault in faults], **options
+        )
+
+
+def _seconds_of(change: str) -> tuple[str, float]:
+    name, _, seconds = change.partition("=")
+    try:
+        return name.strip(), float(seconds)
+    except ValueError:
+        raise click.BadParameter(f"{change!r} is not STATUS=SECONDS", param_hint="--duration") from None
+
+
+def _object_of(fault: str) -> object:
+    try:
+        return json.loads(fault)
+    except ValueError:
+        raise click.BadParameter(f"{fault!r} is not JSON", param_hint="--fault") from None
+
+
+@main.command()
+@click.option("--profile", metavar="NAME", help="Also list what this account has on the platform.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def leases(profile: str | None, as_json: bool) -> None:
+    """List every unfinished job of ours: id, study, state, age, cost, when it ends by itself, whose it is."""
+    with _ending(verbose=False):
+        from persistent_runner.inventory import COLUMNS, Inventory, table_row
+
+        with Inventory(profile) as inventory:
+            rows = [table_row(holding) for holding in inventory.holdings()]
+        if as_json:
+            click.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows], indent=1))
+        elif rows:
+            _print_blocks(rows, COLUMNS)
+        else:
+            click.echo("Nothing of ours is unfinished.")
+
+
+def _print_blocks(rows: list[list[str]], columns: tuple[str, ...]) -> None:
+    """Print a block for each row, a line for each cell: some cells are whole sentences."""
+    width = max(map(len, columns)) + 2
+    for row in rows:
+        for column, cell in zip(columns, row, strict=True):
+            if cell:
+                click.echo(f"{column:<{width}}{cell}")
+        click.echo()
+
+
+@main.command()
+@click.argument("job", required=False, metavar="ID")
+@click.option("--all", "everything", is_flag=True, help="Every unfinished job in this machine's ledger.")
+@click.option("--profile", metavar="NAME", help="Look for the job on this account, if the ledger does not have it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def stop(job: str | None, everything: bool, profile: str | None, yes: bool) -> None:
+    """End a job of ours and wait until the platform says Stopped; exit code 4 where it does not."""
+    if (job is None) == (not everything):
+        raise click.UsageError("Name one job, or write --all.")
+    with _ending(verbose=False), _shown(quiet=False, verbose=False):
+        from persistent_runner.inventory import Inventory, stop_all
+
+        with Inventory(profile) as inventory:
+            found = inventory.recorded() if job is None else [inventory.find(job)]
+            if not found:
+                click.echo("Nothing of ours is unfinished.")
+                return
+            for holding in found:
+                click.echo(f"{holding.job_id or holding.name}: {holding.study}, {holding.state}, {holding.whose}")
+            if not yes:
+                click.confirm("End it?" if len(found) == 1 else f"End these {len(found)}?", abort=True, err=True)
+            for holding, state in stop_all(inventory, found):
+                click.echo(f"{holding.job_id or holding.name}: {state}")
+
+
+@main.command()
+@click.option("--profile", default="default", show_default=True, metavar="NAME", help="The section of apiconfig.")
+@click.option("--region", metavar="NAME", help="us, eu, jp, kr, itar or gov; asked for where it is not given.")
+@click.option("--base-url", metavar="URL", help="Another platform's address, instead of a region.")
+@click.option("--ssh-key", type=_FOLDER, metavar="FILE", help="A private SSH key of yours (default: look in ~/.ssh).")
+@click.option("--replace", is_flag=True, help="Replace a profile of this name without asking.")
+def login(profile: str, **options: Any) -> None:
+    """Enter an account: try its API key, write the profile, and show the SSH key to paste into the portal.
+
+    The API key is asked for, or read from stdin where that is no terminal; it is never an argument.
+    """
+    with _ending(verbose=False):
+        from persistent_runner.login import log_in
+
+        log_in(profile, **options)
+
+
+@main.command()
+@click.argument("study", type=_FOLDER, required=False)
+@click.option("--profile", metavar="NAME", help="A section of ~/.config/rescale/apiconfig, or env.")
+@click.option("--connect", is_flag=True, help="Then lease the cheapest cluster, connect, release it, say the cost.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_json: bool) -> None:
+    """Look at all that a start needs, before any money: account, keys, study, cluster, and who may log in.
+
+    A job is saved, read back and deleted again, and never started. Each fault is named with its remedy. The exit code
+    is that of the first fault; 0 where there is none.
+    """
+    with _ending(verbose=False):
+        from persistent_runner.doctor import Doctor
+
+        with Doctor(profile, show=None if as_json else click.echo) as found:
+            found.examine(study)
+            if connect:
+                with _shown(quiet=False, verbose=False):
+                    found.connect(_confirmation(yes=yes))
+        if as_json:
+            click.echo(json.dumps(found.findings.report(), indent=1))
+        sys.exit(found.findings.exit_code)
 
 
 @contextlib.contextmanager
@@ -172,19 +293,23 @@ def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
 def _ending(*, verbose: bool) -> Iterator[None]:
     """Turn what ends a command early into a message and an exit code; a traceback is the user's objective's only."""
     from persistent_runner.errors import RunnerError
+    from persistent_runner.redaction import redact
 
     try:
         yield
     except RunnerError as error:
         if verbose:
             logging.getLogger("persistent_runner").debug("", exc_info=error)
-        click.echo(f"Error: {error}", err=True)
+        click.echo(redact(f"Error: {error}"), err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except click.ClickException:
+        raise  # click says it itself
+    except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the objective's own, which ended the study
-        click.echo("".join(traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))), err=True)
+        text = traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))
+        click.echo(redact("".join(text)), err=True)
         sys.exit(1)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.lease.meter import Cost
     from persistent_runner.study.progress import Progress
 
 _MOST_ROWS = 12
@@ -95,7 +96,7 @@ class LiveTable:
 
     def _render(self, progress: Progress) -> RenderableType:
         lease = self._lease
-        cost = "" if lease.cost is None else f" · cost about {lease.cost:.2f}"
+        cost = "" if lease.cost.cost is None else f" · {cost_text(lease.cost)}"
         head = f"{self._name} · job {lease.job_id} {lease.state.status} · {format_duration(lease.age)}{cost}"
         done = f"{progress.settled} of {progress.total} done"
         if progress.failed:
@@ -120,6 +121,16 @@ class LiveTable:
         if len(running) > _MOST_ROWS:
             parts.append(Text(f"and {len(running) - _MOST_ROWS} more", style="dim"))
         return Group(*parts)
+
+
+def cost_text(cost: Cost) -> str:
+    """Return what was spent, in words: with start-up where that makes a difference, since it may be billed."""
+    if cost.cost is None or cost.cost_with_start_up is None:
+        return "cost unknown"
+    text = f"cost about {cost.cost:.2f}"
+    return (
+        text if cost.cost_with_start_up < cost.cost + 0.005 else f"{text} ({cost.cost_with_start_up:.2f} with start-up)"
+    )
 
 
 def _short(value: object) -> str:

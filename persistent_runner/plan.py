@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.cluster import Setup
-from persistent_runner.lease.keeper import job_command
-from persistent_runner.lease.manager import lease_name
+from persistent_runner.lease.guard import Guard
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.remote import ssh
 from persistent_runner.render import render_inputs, walk_inputs
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from persistent_runner.lease.platform import Quote
     from persistent_runner.settings import Settings
     from persistent_runner.site import Site
+
+
+_BUSY = timedelta(minutes=40)  # how long HTCondor, too, lets a job run whose submitter is gone
+_BUSY_MARGIN = timedelta(minutes=5)
 
 
 def limits_of(spec: StudySpec) -> Limits:
@@ -45,11 +50,9 @@ def load_study(path: str | Path, sets: Sequence[str], n_trials: int | None, max_
 
 
 def request_of(spec: StudySpec) -> LeaseRequest:
-    """Return what a study asks of a platform; the command and the key are added when it is leased."""
+    """Return what a study asks of a platform."""
     cluster = spec.cluster
     return LeaseRequest(
-        name=lease_name(spec.study.name),
-        command="",
         core_type=cluster.core_type,
         cores=cluster.cores,
         walltime=cluster.walltime,
@@ -77,8 +80,56 @@ def check_fits(spec: StudySpec, quote: Quote) -> None:
 
 
 def complete(request: LeaseRequest, site: Site) -> LeaseRequest:
-    """Return a request with the job's command and our public key."""
-    return request.model_copy(update={"command": job_command(request.name), "public_key": ssh.public_line(site.key)})
+    """Return a request with our public key."""
+    return request.model_copy(update={"public_key": ssh.public_line(site.key)})
+
+
+def guard_of(
+    settings: Settings,
+    *,
+    orphan_idle: timedelta | None = None,
+    orphan_busy: timedelta | None = None,
+    timeout: timedelta | None = None,
+    keeper: bool = True,
+    unverified: bool = False,
+) -> Guard:
+    """Return how a lease is kept from outliving its driver; what is None here comes from the settings.
+
+    With a `timeout` of the trials, a cluster on which one runs is left alone for as long as that one may take.
+    ConfigError where the driver's beat is too slow for the limits.
+    """
+    idle = orphan_idle or settings.orphan_idle
+    busy = orphan_busy or settings.orphan_busy
+    if busy is None:
+        busy = max(idle, timeout + _BUSY_MARGIN) if timeout else max(idle, _BUSY)
+    if idle < 2 * settings.beat + settings.keeper_tick:
+        raise ConfigError(
+            f"orphan_idle is {format_duration(idle)}, and with a sign of life every {format_duration(settings.beat)} "
+            f"and a look at it every {format_duration(settings.keeper_tick)} a cluster could end under its driver.",
+            remedy="Raise orphan_idle, or lower PERSISTENT_RUNNER_BEAT and PERSISTENT_RUNNER_KEEPER_TICK.",
+        )
+    return Guard(
+        keeper=keeper,
+        tick=settings.keeper_tick,
+        beat=settings.beat,
+        hang=settings.hang,
+        orphan_idle=idle,
+        orphan_busy=busy,
+        unverified=unverified,
+    )
+
+
+def spec_guard(spec: StudySpec, settings: Settings) -> Guard:
+    """Return how the lease of a study.toml is guarded."""
+    cluster = spec.cluster
+    return guard_of(
+        settings,
+        orphan_idle=cluster.orphan_idle,
+        orphan_busy=cluster.orphan_busy,
+        timeout=spec.trial.timeout,
+        keeper=cluster.keeper,
+        unverified=cluster.host_key == "accept-unverified",
+    )
 
 
 def run_path(settings: Settings, name: str) -> Path:

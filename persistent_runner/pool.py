@@ -7,10 +7,11 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import ConfigError, PlatformUnavailable
+from persistent_runner.errors import ConfigError
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.render import walk_inputs
@@ -63,15 +64,39 @@ class Pool:
         self._lock = threading.Lock()
         self._running: dict[WorkDir, threading.Thread] = {}
         self._setup: str | None = None
+        self._run = run
         self.capacity = 0
         self.node = ""
-        self._link = Link(
+        self._link = self._new_link()
+
+    def _new_link(self) -> Link:
+        lease = self._lease
+        return Link(
             lease.connect,
-            run=run,
-            lease=lease.request.name,
+            run=self._run,
+            lease=lease.name,
             node=lease.head_node.instance_id,
-            check=self._check_lease,
+            check=lease.check_machines,
         )
+
+    def renew(self, finished: int, needs_seconds: float) -> None:
+        """Replace a cluster that was lost or is near its end, and set the new one up; see `ClusterLease.renew`."""
+        self.close()
+        self._lease.renew(finished, timedelta(seconds=needs_seconds))
+        self._setup = None
+        self._link = self._new_link()
+        self.open()
+
+    @property
+    def where(self) -> str:
+        """The machine that trials start on, among all of all leases."""
+        head = self._lease.head_node
+        return f"{self._lease.name} {head.instance_id} {head.started}"
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the cluster is there for."""
+        return self._lease.left.total_seconds()
 
     def open(self) -> None:
         """Start the agent and run the setup; raises what keeps either from working."""
@@ -153,13 +178,6 @@ class Pool:
             delimiters=self._delimiters,
             label=label,
         )
-
-    def _check_lease(self) -> None:
-        """Raise when the lease is gone; an unreachable platform says nothing about it."""
-        try:
-            self._lease.check()
-        except PlatformUnavailable as error:
-            log.warning("the platform cannot be asked whether the lease still holds: %s", error.message)
 
     def _run_setup(self) -> None:
         setup = self._lease.setup

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, PlatformRefused
+from persistent_runner.lease.ledger import Ledger
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
@@ -15,21 +17,22 @@ from persistent_runner.settings import (
     Settings,
     is_loopback,
     read_account,
-    refuse_real_platform,
     state_dir,
     write_profile,
 )
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
-    from datetime import timedelta
+    from collections.abc import Callable, Mapping, Sequence
 
     import paramiko
 
+    from persistent_runner.lease.guard import Guard
     from persistent_runner.lease.platform import LeaseRequest, Quote
 
-_KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
+OWN_KEY_NAME = "id_ed25519_persistent_runner"
+"""The SSH key that `persistent-runner login` makes where there is none; it goes before the user's others."""
+_KEY_NAMES = (OWN_KEY_NAME, "id_ed25519", "id_ecdsa", "id_rsa")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Site:
     key: paramiko.PKey
     key_name: str
     poll: timedelta
+    account: str = ""
     let_go: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -49,17 +53,22 @@ class Site:
         self.platform.close()
         self.let_go()
 
+    def ledger(self, folder: str = "") -> Ledger:
+        """Return the user's ledger, as one who leases here for a run folder."""
+        directory = state_dir() / "ledger"
+        return Ledger(directory, base_url=self.base_url, profile=self.name, folder=folder, account=self.account)
+
     @property
     def costs_money(self) -> bool:
         """Whether a lease here is paid for."""
         return not is_loopback(self.base_url)
 
 
-def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.Event | None = None) -> Site:
+def choose_platform(settings: Settings, *, stop: threading.Event | None = None) -> Site:
     """Return the platform of the profile, or the local platform where none is named.
 
     Raises ConfigError for a profile, a key or an SSH key that cannot be used, PlatformRefused when the API key is not
-    accepted. `leases` False is for a look that leases nothing; a set `stop` ends the repeats of failed requests.
+    accepted. A set `stop` ends the repeats of failed requests.
     """
     if settings.profile is None:
         from persistent_runner.local_platform.attach import ensure_process
@@ -68,11 +77,9 @@ def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.
         platform = RescalePlatform(local.base_url, local.api_key, stop=stop)
         key = ssh.load_key(local.ssh_key)
         poll = settings.poll_interval(local.base_url)
-        return Site("local", local.base_url, platform, key, str(local.ssh_key), poll, local.close)
+        return Site("local", local.base_url, platform, key, str(local.ssh_key), poll, let_go=local.close)
     account = read_account(settings.profile)
-    if leases:
-        refuse_real_platform(account)
-    path = settings.ssh_key or _default_key()
+    path = settings.ssh_key or default_key()
     site = Site(
         account.name,
         account.base_url,
@@ -83,7 +90,7 @@ def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.
     )
     try:
         # The key is refused here, before anything else is asked, and a platform out of reach is said soon.
-        RescalePlatform(account.base_url, account.api_key, stop=stop, backoff=Backoff(total=30)).me()
+        user = RescalePlatform(account.base_url, account.api_key, stop=stop, backoff=Backoff(total=30)).me()
     except PlatformRefused as error:
         site.close()
         if error.status != 401:
@@ -93,49 +100,74 @@ def choose_platform(settings: Settings, *, leases: bool = True, stop: threading.
     except BaseException:
         site.close()
         raise
-    return site
+    return replace(site, account=user.email)
 
 
-def _default_key() -> Path:
+def default_key() -> Path:
+    """Return the SSH key that is taken where PERSISTENT_RUNNER_SSH_KEY names none; ConfigError where there is none."""
     folder = Path.home() / ".ssh"
     for name in _KEY_NAMES:
         if (folder / name).exists():
             return folder / name
     raise ConfigError(
         f"there is no SSH key: PERSISTENT_RUNNER_SSH_KEY is not set and {folder} has none of {', '.join(_KEY_NAMES)}",
-        remedy="Make one with ssh-keygen -t ed25519 and paste its public half into the platform's profile.",
+        remedy="Make one with: persistent-runner login. Or: ssh-keygen -t ed25519, and paste its public half into the "
+        "platform's profile.",
     )
 
 
-def line_before_money(request: LeaseRequest, quote: Quote, site: Site) -> str:
-    """Return what a lease is and can cost: said before anything is spent."""
+def line_before_money(
+    request: LeaseRequest, quote: Quote, site: Site, guard: Guard, limit: tuple[timedelta, str]
+) -> str:
+    """Return what a lease is and can cost: said before anything is spent.
+
+    `limit` is how long it may run at most, and what ends it then.
+    """
+    most, why = limit
     nodes = f"{quote.nodes} node" + ("s" if quote.nodes > 1 else "")
-    line = (
-        f"{request.cores} cores of {request.core_type} on {nodes}, {request.priority}, on {site.name} ({site.base_url})"
-    )
-    if quote.price_per_hour is None:
-        line += "; the platform names no price"
-    else:
-        hours = -(-request.walltime.total_seconds() // 3600)
-        rounded = "" if hours * 3600 == request.walltime.total_seconds() else " (walltimes are whole hours)"
-        worst = quote.price_per_hour * hours
-        line += (
-            f"; {quote.price_per_hour:.2f} an hour; at most {format_duration(hours * 3600)}{rounded}, so {worst:.2f}, "
-            "also if this machine disappears"
+    price = quote.price_per_hour
+
+    def worth(span: timedelta) -> str:
+        return "" if price is None else f" ({price * (span / timedelta(hours=1)):.2f})"
+
+    busy = ""
+    if guard.busy_end > guard.idle_end:
+        busy = f", or {format_duration(guard.busy_end)}{worth(guard.busy_end)} while a trial runs"
+    where = f"on {site.name} ({site.base_url})"
+    parts = [
+        f"{request.cores} cores of {request.core_type} on {nodes}, {request.priority}, {where}",
+        "the platform names no price" if price is None else f"{price:.2f} an hour, start-up perhaps billed as well",
+        f"at most {format_duration(most)}{worth(most)}, {why}",
+    ]
+    if guard.keeper:
+        parts.append(
+            f"if this machine disappears, it ends by itself within {format_duration(guard.idle_end)}"
+            f"{worth(guard.idle_end)}{busy}"
         )
+    else:
+        parts.append("WITHOUT A DEAD-MAN'S SWITCH (keeper = false): if this machine disappears it runs until then")
     if not site.costs_money:
-        line += ". This platform is local: nothing is paid"
-    return line + "."
+        parts.append("this platform is local: nothing is paid")
+    return "; ".join(parts) + "."
 
 
-def serve_local_platform(*, port: int, authorized_keys: str | None, profile: str | None, durations: str) -> None:
+def serve_local_platform(
+    *,
+    port: int,
+    authorized_keys: str | None,
+    profile: str | None,
+    durations: str,
+    changes: Mapping[str, float],
+    journal: str | None,
+    faults: Sequence[object],
+) -> None:
     """Serve the local platform in the foreground until a signal; see `persistent-runner platform --help`."""
     from persistent_runner.local_platform.attach import require_posix, require_servers
 
     require_posix()
     require_servers()
     from persistent_runner.local_platform import local
-    from persistent_runner.local_platform.job import FAST, RECORDED
+    from persistent_runner.local_platform.durations import FAST, RECORDED, with_durations
 
     def ready(address: dict[str, str]) -> None:
         if profile is not None:
@@ -144,6 +176,8 @@ def serve_local_platform(*, port: int, authorized_keys: str | None, profile: str
     local.serve(
         port=port,
         authorized_keys=Path(authorized_keys).absolute() if authorized_keys else None,
-        durations={"fast": FAST, "recorded": RECORDED}[durations],
+        durations=with_durations({"fast": FAST, "recorded": RECORDED}[durations], changes),
+        journal=Path(journal) if journal else None,
+        faults=faults,
         on_ready=ready,
     )

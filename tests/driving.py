@@ -193,6 +193,19 @@ y = "minimize"
         """The file that is there while the local platform serves."""
         return StateFiles(self.state).state
 
+    def fault(self, what: str, **options: Any) -> None:
+        """Order a fault of the place's local platform; see `persistent_runner.local_platform.fault_kinds`."""
+        state = json.loads(self.platform_address.read_text("utf-8"))
+        headers = {"Authorization": f"Bearer {state['control_token']}"}
+        answer = requests.post(state["control_url"], json={"what": what} | options, headers=headers, timeout=30)
+        assert answer.status_code == 201, answer.text
+
+    def withdraw_faults(self) -> None:
+        """Take all orders back."""
+        state = json.loads(self.platform_address.read_text("utf-8"))
+        headers = {"Authorization": f"Bearer {state['control_token']}"}
+        requests.delete(state["control_url"], headers=headers, timeout=30).raise_for_status()
+
     def processes(self) -> list[int]:
         """Return the processes that run something of this place: its platform, keepers, trials."""
         found = []
@@ -209,17 +222,52 @@ y = "minimize"
         return found
 
 
-def unfinished_jobs(platform: Attachment) -> list[str]:
-    """Return the jobs that may still run or cost money, asked from the platform's own API."""
+@dataclass(frozen=True)
+class Job:
+    """What the platform says of a job: the statuses of the job and of its cluster with their dates, the oldest first."""
+
+    id: str
+    name: str
+    statuses: list[tuple[str, str]]
+    cluster: list[tuple[str, str]]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it may still run or cost money."""
+        return bool(self.statuses) and "Stopped" not in [status for status, _ in self.cluster]
+
+    def when(self, status: str) -> str:
+        """Return the date of a status of the job or of its cluster."""
+        return dict([*self.statuses, *self.cluster])[status]
+
+
+def all_jobs(platform: Attachment) -> list[Job]:
+    """Return all jobs, asked from the platform's own API."""
     session = requests.Session()
     session.headers["Authorization"] = f"Token {platform.api_key}"
     with session:
-        jobs = session.get(f"{platform.base_url}/api/v2/jobs/", timeout=30).json()["results"]
-        unfinished = []
-        for job in jobs:
-            url = f"{platform.base_url}/api/v2/jobs/{job['id']}"
-            states = [row["status"] for row in session.get(f"{url}/cluster_statuses/", timeout=30).json()["results"]]
-            submitted = [row["status"] for row in session.get(f"{url}/statuses/", timeout=30).json()["results"]]
-            if submitted and "Stopped" not in states:
-                unfinished.append(job["id"])
-    return unfinished
+
+        def asked(path: str) -> list[dict[str, Any]]:
+            answer = session.get(f"{platform.base_url}/api/v2/{path}", timeout=30)
+            if answer.status_code == 404 and path != "jobs/":  # a job that was never submitted has no cluster
+                return []
+            rows: list[dict[str, Any]] = answer.json()["results"]
+            return rows
+
+        def dated(path: str) -> list[tuple[str, str]]:
+            return sorted(((row["status"], row["statusDate"]) for row in asked(path)), key=lambda row: row[1])
+
+        return [
+            Job(
+                job["id"],
+                job["name"],
+                dated(f"jobs/{job['id']}/statuses/"),
+                dated(f"jobs/{job['id']}/cluster_statuses/"),
+            )
+            for job in asked("jobs/")
+        ]
+
+
+def unfinished_jobs(platform: Attachment) -> list[str]:
+    """Return the jobs that may still run or cost money, asked from the platform's own API."""
+    return [job.id for job in all_jobs(platform) if job.unfinished]

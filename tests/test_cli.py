@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from persistent_runner.local_platform.attach import make_key_pair
-from persistent_runner.rescale.client import RescalePlatform
 from tests.driving import HOSTILE, Place, unfinished_jobs, until
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     driver.process.send_signal(signal.SIGINT)
     assert driver.end() == 0, driver.said
     address = json.loads(driver.out)
-    assert sorted(address) == ["api_key", "authorized_keys", "base_url"]
+    assert sorted(address) == ["api_key", "authorized_keys", "base_url", "control_token", "control_url"]
     until(lambda: not place.processes(), f"the end of {place.processes()}")
 
 
@@ -112,9 +111,23 @@ def test_check_leases_nothing(place) -> None:
     assert sorted(path.name for path in (place.folder / "else where/tiny").iterdir()) == ["check"]
     assert driver.out.endswith("Nothing was leased.\n")
     assert "2 trials at a time" in driver.out
-    assert "an hour" in driver.out
+    assert "an hour, start-up perhaps billed as well; at most 55m" in driver.out
+    assert "if this machine disappears, it ends by itself within 10m45s" in driver.out
     assert machine["nodes"] == 1
+    assert "at most 55m" in machine["lease"]
     assert not (place.state / "ledger").exists() or not list((place.state / "ledger").iterdir())
+
+
+def test_check_says_what_the_limits_make_of_the_lease(place) -> None:
+    """max_cost, the trials' timeout and a missing switch change the worst case, which --check names; it refuses too."""
+    study = place.study()
+    out = place.run(study, "--check", "--set", "study.max_cost=0.05", "--set", "trial.timeout=30m").out
+    assert "(0.05), by max_cost = 0.05" in out
+    assert "or 35m45s" in out
+    bare = ["--set", "cluster.keeper=false", "--set", "cluster.host_key=accept-unverified"]
+    assert "WITHOUT A DEAD-MAN'S SWITCH" in place.run(study, "--check", *bare).out
+    assert "could end under its driver" in place.run(study, "--check", "--set", "cluster.orphan_idle=30s", code=2).said
+    assert "--keep" in place.run(study, "--keep", "soon", code=2).said
 
 
 def test_help_and_version(place) -> None:
@@ -272,23 +285,21 @@ def test_a_wrong_api_key_ends_with_3(served) -> None:
     assert "refused the API key (Invalid token.)" in driver.said
 
 
-def test_a_platform_that_costs_money_is_refused_and_may_be_checked(place) -> None:
-    """This version leases on loopback alone and says why; --check gets past that, to the platform itself."""
+def test_a_platform_out_of_reach_is_said_before_anything_is_leased(place) -> None:
+    """A wrong address in apiconfig, or no network: it is asked again, who waits is told, and nothing is created."""
     config = place.home / ".config/rescale/apiconfig"
     config.parent.mkdir(parents=True)
     config.write_text("[real]\napibaseurl = https://nobody.invalid\napikey = hunter2\n")
     config.chmod(0o600)
     (place.home / ".ssh").mkdir()
     make_key_pair(place.home / ".ssh/id_ed25519", place.folder / "keys")
-
-    driver = place.run(place.study(), "--profile", "real", code=2)
-    assert "lease safety" in driver.said
-    assert "--check" in driver.said
-    checked = place.start(place.study(), "--profile", "real", "--check", PERSISTENT_RUNNER_POLL="1s")
-    until(lambda: "nobody.invalid" in checked.said or checked.process.poll() is not None, "the call")
-    checked.process.send_signal(signal.SIGINT)
-    checked.end()
-    assert "lease safety" not in checked.said
+    for flags in ([], ["--check"]):
+        driver = place.start(place.study(), "--profile", "real", *flags)
+        driver.wait_for("nobody.invalid")
+        driver.process.send_signal(signal.SIGINT)
+        driver.end()
+        assert "Creating job" not in driver.said
+        assert "hunter2" not in driver.said
 
 
 def test_ssh_keys_that_cannot_be_used_are_named_before_money_is_spent(served) -> None:
@@ -423,28 +434,6 @@ def test_one_interrupt_lets_running_trials_finish_and_the_next_start_goes_on(pla
     assert "Best: y" in driver.out
     place.run(study, *env)
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
-
-
-def test_a_killed_driver_loses_nothing(place) -> None:
-    """SIGKILL: the next start tells what was committed and runs the rest, each design once; its cluster is a new one."""
-    study = place.study(
-        'while [ ! -e "$GO" ] && [ $TRIAL_NUMBER != 0 ]; do sleep 0.05; done; cp parameters.json result.json'
-    )
-    go = place.folder.parent / "go"
-    env = ["--set", f'cluster.env={{GO="{go}"}}']
-    with place.platform() as platform:
-        driver = place.start(study, *env)
-        until(lambda: len(place.events("tiny", "start")) == 3, "three trials")
-        driver.process.kill()
-        driver.end()
-        (killed,) = unfinished_jobs(platform)
-        # what a killed driver leaves is for its walltime in this version; its owner stops it
-        RescalePlatform(platform.base_url, platform.api_key).stop(killed)
-        go.touch()
-        place.run(study, *env)
-    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
-    attempts = [(event["trial"], event["attempt"]) for event in place.events("tiny", "start")]
-    assert sorted(attempts) == [(0, 1), (1, 1), (1, 2), (2, 1), (2, 2)]
 
 
 def test_nothing_of_the_user_is_open_to_others(place) -> None:

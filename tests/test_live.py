@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from persistent_runner.live import LiveTable, best_line, logging_to, result_table
+from persistent_runner.lease.meter import Cost
+from persistent_runner.live import LiveTable, best_line, cost_text, logging_to, result_table
 from persistent_runner.study.progress import Progress, Running
 
 PARAMS = {
@@ -25,6 +26,8 @@ PARAMS = {
     "mach": 0.86,
     "sweep": 0.5,
 }
+
+COST = Cost(180, 220, 1.234, 1.498)
 
 
 def terminal(width: int, *, is_terminal: bool = True) -> Console:
@@ -58,7 +61,7 @@ def test_the_live_table_fits_its_terminal(width) -> None:
     """Lease, cost, progress, best, rate and each running trial with its parameters; nothing wraps into the next line."""
     console = terminal(width)
     lease = SimpleNamespace(
-        job_id="abcdef", state=SimpleNamespace(status="Executing"), age=timedelta(minutes=3), cost=1.234
+        job_id="abcdef", state=SimpleNamespace(status="Executing"), age=timedelta(minutes=3), cost=COST
     )
     table = LiveTable(console, "wing", lease)
     console.print(table._render(progress_of(4, 5)))
@@ -66,17 +69,27 @@ def test_the_live_table_fits_its_terminal(width) -> None:
     lines = shown(console).splitlines()
     assert all(len(line) <= width for line in lines)
     text = " ".join(shown(console).split())
-    assert "wing · job abcdef Executing · 3m · cost about 1.23" in text
+    assert "wing · job abcdef Executing · 3m · cost about 1.23 (1.50 with start-up)" in text
     assert "4 of 40 done, 1 failed · best 0.354147 (trial 2) · 3s a trial · about" in text
     assert "trial running for parameters" in text
     rows = [line.split() for line in lines[-2:]]
     assert [(row[0], row[1], row[2][:5]) for row in rows] == [("4", "0s", "plate"), ("5", "0s", "plate")]
 
 
+def test_the_cost_is_said_with_start_up_where_that_makes_a_difference() -> None:
+    """Whether start-up is billed is not known, so nobody is told the lower sum alone."""
+    assert cost_text(COST) == "cost about 1.23 (1.50 with start-up)"
+    assert cost_text(Cost(180, 180, 1.234, 1.234)) == "cost about 1.23"
+    assert cost_text(Cost(180, 181, 1.234, 1.236)) == "cost about 1.23"
+    assert cost_text(Cost(180, 220, None, None)) == "cost unknown"
+
+
 def test_many_running_trials_are_cut() -> None:
     """A hundred running trials do not push the rest off the screen."""
     console = terminal(80)
-    lease = SimpleNamespace(job_id="a", state=SimpleNamespace(status="Executing"), age=timedelta(0), cost=None)
+    lease = SimpleNamespace(
+        job_id="a", state=SimpleNamespace(status="Executing"), age=timedelta(0), cost=Cost(1, 1, None, None)
+    )
     console.print(LiveTable(console, "wing", lease)._render(progress_of(*range(100))))
     assert len(shown(console).splitlines()) < 24
     assert "and 88 more" in shown(console)

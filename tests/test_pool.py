@@ -12,18 +12,31 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
-from persistent_runner.errors import AttemptLost, CommandFailed, ConfigError, ConnectionLost, LeaseLost
+from persistent_runner.errors import (
+    AttemptLost,
+    BudgetSpent,
+    CommandFailed,
+    ConfigError,
+    ConnectionLost,
+    JobStopped,
+    LeaseLost,
+)
+from persistent_runner.lease.access import Access
 from persistent_runner.lease.cluster import Setup
-from persistent_runner.lease.manager import ClusterLease, lease_name
+from persistent_runner.lease.guard import Budget, Guard
+from persistent_runner.lease.ledger import Ledger
+from persistent_runner.lease.manager import ClusterLease
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.pool import Pool, trials_at_a_time
-from persistent_runner.remote.ssh import Login, public_line
+from persistent_runner.remote.ssh import Activity, Login, public_line
 from persistent_runner.rescale.client import RescalePlatform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from persistent_runner.remote.node import Node
+    from persistent_runner.remote.proof import Proof
     from persistent_runner.remote.workdir import WorkDir
 
 DEADLINE = 30.0  # seconds
@@ -40,6 +53,7 @@ class Pools:
     """Leases clusters and opens pools on them; ends all of them."""
 
     def __init__(self, rescale: LocalRescale, folder: Path) -> None:
+        self.rescale = rescale
         self.platform = RescalePlatform(rescale.base_url, rescale.api_key)
         self.folder = folder / "a {b} $c 'é\" d"
         self.folder.mkdir()
@@ -47,22 +61,28 @@ class Pools:
         self._pools: list[Pool] = []
         self._leases: list[ClusterLease] = []
 
-    def lease(self, setup: Setup | None = None, **changes: Any) -> ClusterLease:
+    def lease(self, setup: Setup | None = None, **options: Any) -> ClusterLease:
         request = LeaseRequest(
-            name=lease_name("pool"),
-            command="sleep inf",
             core_type="emerald",
             cores=2,
             walltime=timedelta(hours=1),
             public_key=public_line(self._key),
             env={"LICENCE": "1055@host"},
-        ).model_copy(update=changes)
+        )
+        activity = Activity()
+
+        def connector(proof: Proof) -> Callable[[Node], Any]:
+            return Login(self._key, key_name="key", proof=proof, activity=activity).connect
+
         lease = ClusterLease(
-            self.platform,
+            Access(self.platform, connector, timedelta(seconds=0.02), activity.idle_seconds),
             request,
-            connect=Login(self._key, key_name="key").connect,
-            poll=timedelta(seconds=0.02),
+            study="pool",
+            ledger=Ledger(self.folder / "ledger", base_url=self.rescale.base_url, folder=str(self.folder)),
+            quote=self.platform.quote(request),
+            guard=Guard(tick=timedelta(seconds=0.2), beat=timedelta(seconds=0.5)),
             setup=setup,
+            **options,
         )
         self._leases.append(lease)
         lease.acquire()
@@ -253,12 +273,42 @@ def test_the_objectives_own_exception(pools: Pools) -> None:
         pool.submit(4, 2, task).result(60)
 
 
-def test_the_cluster_is_gone(pools: Pools) -> None:
-    """When the job ends under running trials, they hear it as the loss of the lease, with the platform's reason."""
-    pool = pools.pool()
+@pytest.mark.parametrize(("what", "error"), [("preempt", LeaseLost), ("stop", JobStopped)])
+def test_the_cluster_is_gone(what: str, error: type[Exception], pools: Pools) -> None:
+    """When the job ends under running trials, they hear it as the loss of the lease, or that somebody stopped it."""
+    lease = pools.lease()
+    pool = pools.pool(lease)
     begun = threading.Event()
     future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
     assert begun.wait(DEADLINE)
-    pools.platform.stop(pools._leases[0].job_id)
-    with pytest.raises(LeaseLost, match="ended"):
+    pools.rescale.faults.order({"what": what, "job": lease.job_id})
+    with pytest.raises(error, match=lease.job_id):
         future.result(60)
+
+
+def test_a_renewed_pool_is_on_other_machines_and_set_up_anew(pools: Pools) -> None:
+    """The next cluster is another place with a setup of its own; the former one is stopped first."""
+    lease = pools.lease(Setup((), "echo x$SETUP_DIR >> counter", pools.folder))  # which knows no earlier setup
+    pool = pools.pool(lease)
+    before, job_id = pool.where, lease.job_id
+
+    def counted(work: WorkDir) -> str:
+        return work.run("cat $SETUP_DIR/counter; pwd").output
+
+    first = pool.submit(0, 1, counted).result(60)
+    pool.renew(1, 0.0)
+
+    assert pools.platform.state(job_id).stopped
+    assert pool.where != before
+    assert lease.name in pool.where
+    assert pool.submit(0, 2, counted).result(60).splitlines()[0] == "x" == first.splitlines()[0]
+    assert 0 < pool.seconds_left <= 3600
+
+
+def test_a_renewal_that_a_trial_could_not_use_leases_nothing(pools: Pools) -> None:
+    """What max_cost leaves is less than a trial takes: no cluster is started for it."""
+    lease = pools.lease(budget=Budget(max_time=timedelta(hours=2)))
+    pool = pools.pool(lease)
+    with pytest.raises(BudgetSpent, match="Too little is left for another cluster by max_time = 2h"):
+        pool.renew(1, 24 * 3600.0)
+    assert [entry.state for entry in Ledger(pools.folder / "ledger").entries()] == ["closed"]

@@ -9,7 +9,7 @@ import sys
 import optuna
 import pytest
 
-from persistent_runner import ConfigError, LeaseLost, RunnerError, lease, optimize, run_study, trials_table
+from persistent_runner import BudgetSpent, ConfigError, LeaseLost, RunnerError, lease, optimize, run_study, trials_table
 from persistent_runner.study.storage import quiet_optuna
 from tests.driving import HOSTILE, Place, unfinished_jobs, until
 
@@ -154,6 +154,97 @@ def test_wrong_arguments_are_named_before_anything_is_leased(place) -> None:
     for arguments in ({}, {"n_trials": 1, "total_trials": 1}):
         with pytest.raises(ConfigError, match="n_trials or total_trials"):
             optimize(study, objective, a_lease(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keeper": False}, 'write host_key="accept-unverified" as well'),
+        ({"host_key": "any"}, 'host_key is "any"; write "proven" or "accept-unverified"'),
+        ({"orphan_idle": "10s"}, "could end under its driver"),
+        ({"keep": "soon"}, "20m"),
+        ({"max_queue": "2"}, "20m"),
+    ],
+    ids=["bare", "host key", "limit", "keep", "queue"],
+)
+def test_a_lease_that_would_be_unsafe_is_refused_before_anything_is_leased(place, changes, said) -> None:
+    """A switch left out without a word, a limit below the beat, a duration that is none."""
+    with pytest.raises(ConfigError) as caught:
+        a_lease(**changes)
+    assert said in str(caught.value)
+
+
+def test_a_budget_of_a_lease_by_hand_is_its_own(place) -> None:
+    """max_cost bounds what the cluster may cost in all, and nothing is leased where it leaves nothing."""
+    with pytest.raises(BudgetSpent, match="by max_cost"):
+        a_lease(max_cost=1e-6).acquire()
+    with a_lease(max_cost=0.5) as cluster:
+        assert cluster.price is not None
+        assert cluster.left.total_seconds() <= 0.5 / cluster.price * 3600
+
+
+def test_optimize_goes_on_with_another_cluster(place) -> None:
+    """The machines are gone in the middle of a trial: the same trial again on the next job, and one value is told."""
+    study, jobs = optuna.create_study(study_name="preempted"), []
+
+    def objective(_trial, work) -> float:
+        jobs.append(cluster.job_id)
+        if len(jobs) == 1:
+            place.fault("preempt", job=cluster.job_id)
+            work.run("sleep 600")
+        return float(work.run("echo 1.5").output)
+
+    with a_lease("preempted") as cluster:
+        optimize(study, objective, cluster, n_trials=1)
+        assert cluster.connection.run("echo here", hide=True).stdout == "here\n"
+    assert len(set(jobs)) == 2
+    assert [trial.value for trial in study.trials] == [1.5]
+    assert list(trials_table(study)["attempts"]) == [2]
+    assert cluster.cost.seconds > cluster.age.total_seconds()  # of both jobs
+
+
+def test_a_kept_lease_is_gone_on_with_by_another_script(place, monkeypatch) -> None:
+    """`keep` leaves the cluster where the block ends well; who asks for the same finds it, with its files."""
+    for name in ("KEEPER_TICK", "BEAT"):
+        monkeypatch.setenv(f"PERSISTENT_RUNNER_{name}", "0.2s")
+    with a_lease("first", keep="5m") as first:
+        first.connection.run("echo mine > left.txt", hide=True)
+    with a_lease("second") as second:
+        assert second.is_attached
+        assert second.job_id == first.job_id
+        assert second.connection.run("cat left.txt", hide=True).stdout == "mine\n"
+        assert second.cost.seconds < first.cost.seconds + second.age.total_seconds()
+    assert second.state.stopped
+    with pytest.raises(ZeroDivisionError), a_lease("third", keep="5m") as third:
+        1 / 0  # noqa: B018
+    assert third.state.stopped
+
+
+def test_the_cluster_of_a_killed_script_is_gone_on_with(place, monkeypatch) -> None:
+    """The same script again finds the cluster that its killed predecessor had."""
+    for name in ("KEEPER_TICK", "BEAT"):
+        monkeypatch.setenv(f"PERSISTENT_RUNNER_{name}", "0.2s")
+    script = (
+        "import os, signal\n"
+        "from persistent_runner import lease\n"
+        "cluster = lease('killed', core_type='emerald', cores=2, walltime='8h')\n"
+        "cluster.acquire()\n"
+        "print(cluster.job_id, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    quick = {"PERSISTENT_RUNNER_KEEPER_TICK": "0.2s", "PERSISTENT_RUNNER_BEAT": "0.2s"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=place.folder,
+        env=place.environment | quick,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    with a_lease("killed") as cluster:
+        assert cluster.is_attached
+        assert cluster.job_id == done.stdout.strip()
 
 
 def test_studies_of_one_name_keep_their_results_apart(place) -> None:

@@ -1,0 +1,453 @@
+"""Drivers that die, hang or are held up, through `run-study`: nothing is lost, run twice or left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.driving import HOSTILE, Place, all_jobs, unfinished_jobs, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.driving import Driver
+
+QUICK = {"PERSISTENT_RUNNER_BEAT": "0.2s", "PERSISTENT_RUNNER_KEEPER_TICK": "0.2s"}
+SHORT = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "3s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "3s"}
+LONG = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "60s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "60s"}
+GATED = """echo "$TRIAL_NUMBER" >> "$LOG"
+while [ ! -e "$GO" ]; do sleep 0.05; done
+cp parameters.json result.json"""
+
+
+class Gated(Place):
+    """A place whose trials write their number into a log and then wait for a file."""
+
+    def gated(self, **keys: object) -> tuple[object, ...]:
+        """Return the arguments of a start."""
+        variables = f'{{LOG="{self.ran}",GO="{self.go}",PR_TEST_MARK="{self.mark}"}}'
+        return (self.study(GATED, **keys), "--set", f"cluster.env={variables}")
+
+    @property
+    def ran(self) -> Path:
+        """Holds a line for each command that was started."""
+        return self.folder.parent / "ran"
+
+    @property
+    def go(self) -> Path:
+        """Lets all trials end."""
+        return self.folder.parent / "go"
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often the command of each trial was started."""
+        return Counter(self.ran.read_text().split() if self.ran.exists() else [])
+
+    def until_two_run(self) -> None:
+        """Wait until the first two trials run."""
+        until(lambda: sum(self.counts.values()) == 2, "two trials")
+
+    def ledger(self) -> list[str]:
+        """Return the states in the ledger."""
+        return [json.loads(path.read_text())["state"] for path in (self.state / "ledger").glob("*.json")]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Gated]:
+    """A machine of one's own in a hostile folder; nothing of it may run on afterwards."""
+    found = Gated(tmp_path / HOSTILE)
+    yield found
+    until(lambda: not found.processes(), f"the end of {found.processes()}")
+    assert not found.platform_address.exists()
+
+
+def kill(driver: Driver) -> None:
+    driver.process.kill()
+    driver.end()
+
+
+def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
+    """SIGKILL while trials run: the next start goes on with the same job, and each command has run once (row D1)."""
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, **LONG)
+        place.until_two_run()
+        kill(first)
+        second = place.start(*line, **LONG)
+        second.wait_for("Going on with job")
+        until(lambda: len(place.events("tiny", "start")) == 4, "the trials to be joined")
+        place.go.touch()
+        assert second.end() == 0, second.said
+
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    assert [row["attempts"] for row in place.rows()] == ["1"] * 3
+    assert "Lease it" not in second.said
+    assert "an hour" not in second.said
+    assert place.ledger() == ["closed"]
+
+
+def test_what_ended_while_nobody_drove_is_not_run_again(place) -> None:
+    """The trials end on the node between the kill and the next start, which takes their results."""
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, **LONG)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        place.run(*line, **LONG)
+        assert len(all_jobs(platform)) == 1
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+    assert [row["attempts"] for row in place.rows()] == ["1"] * 3
+
+
+FREE = ["recorded", "created", "saved", "submitting"]
+PAID = ["submitted", "submit-recorded", "executing", "nodes", "connected", "beating", "releasing", "closed"]
+
+
+@pytest.mark.parametrize("point", FREE + PAID)
+def test_a_driver_that_dies_at_any_moment_of_a_lease(place, point) -> None:
+    """Power cuts between any two calls: the same line ends well on one submitted job in all (rows L1, L2)."""
+    place.go.touch()
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, PERSISTENT_RUNNER_CRASH=point, **LONG)
+        assert first.end() == -signal.SIGKILL, first.said
+        left = [job.id for job in all_jobs(platform) if job.statuses]
+        assert len(left) == (point in PAID)
+        place.run(*line, **LONG)
+
+        assert len([job for job in all_jobs(platform) if job.statuses]) == 1
+        assert unfinished_jobs(platform) == []
+        assert [job for job in all_jobs(platform) if not job.statuses] == []
+    assert set(place.ledger()) == {"closed"}
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+
+
+@pytest.mark.parametrize("point", ["settling", "attaching"])
+def test_a_driver_that_dies_while_it_goes_on_after_another(place, point) -> None:
+    """Twice killed is as once: the third start joins what the first has started."""
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, **LONG)
+        place.until_two_run()
+        kill(first)
+        second = place.start(*line, PERSISTENT_RUNNER_CRASH=point, **LONG)
+        assert second.end() == -signal.SIGKILL, second.said
+        place.go.touch()
+        place.run(*line, **LONG)
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+    assert [row["attempts"] for row in place.rows()] == ["1"] * 3
+
+
+def test_a_driver_that_dies_between_two_clusters(place) -> None:
+    """The former is stopped and the next not asked for yet: the next start leases it and goes on (row L11)."""
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, PERSISTENT_RUNNER_CRASH="renewing", **LONG)
+        place.until_two_run()
+        place.fault("preempt")
+        assert first.end() == -signal.SIGKILL, first.said
+        assert unfinished_jobs(platform) == []
+        place.go.touch()
+        place.run(*line, **LONG)
+        assert len(all_jobs(platform)) == 2
+        assert unfinished_jobs(platform) == []
+    assert [row["attempts"] for row in place.rows()] == ["2", "2", "1"]
+
+
+@pytest.mark.parametrize("moment", ["idle", "busy"])
+def test_a_killed_drivers_cluster_ends_by_itself(place, moment) -> None:
+    """SIGKILL and nothing more: the dead-man's switch ends the job, with a trial that runs and without (row D1)."""
+    more = '[setup]\ncommand = "while :; do sleep 0.1; done"' if moment == "idle" else ""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(more=more), **SHORT)
+        driver.wait_for("setup:") if moment == "idle" else place.until_two_run()
+        kill(driver)
+        until(lambda: not unfinished_jobs(platform), "the end of the job")
+        (job,) = all_jobs(platform)
+        assert "Stopping" not in [status for status, _ in job.statuses]
+    assert place.ledger() == ["submitted"]
+
+
+def test_another_cluster_is_asked_for_when_the_former_is_stopped(place) -> None:
+    """SIGKILL, then the study with other cores: what the first start left is ended before money is spent anew."""
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, **LONG)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        second = place.start(*line, "--set", "cluster.cores=4", **LONG)
+        assert second.end() == 0, second.said
+
+        old, new = sorted(all_jobs(platform), key=lambda job: job.when("Executing"))
+        assert old.when("Stopped") <= min(date for _, date in new.statuses)
+        assert unfinished_jobs(platform) == []
+    assert "is not needed any more, ending it" in second.said
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    assert [row["attempts"] for row in place.rows()] == ["2", "2", "1"]
+    assert sorted(place.ledger()) == ["closed", "closed"]
+
+
+def test_a_kept_cluster_is_adopted_by_the_next_study(place) -> None:
+    """--keep leaves the cluster; a second study with the same needs leases nothing and releases it in the end."""
+    place.go.touch()
+    with place.platform() as platform:
+        kept = place.run(*place.gated(), "--keep", "60s", **LONG)
+        assert "is kept for 1m" in kept.said
+        assert "is released" not in kept.said
+        assert len(unfinished_jobs(platform)) == 1
+        assert place.ledger() == ["kept"]
+        second = place.run(*place.gated(name="second", folder="second"), **LONG)
+
+        assert "Going on with job" in second.said
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert place.ledger() == ["closed"]
+    assert len(place.rows("second")) == 3
+
+
+def test_a_kept_cluster_that_nobody_wants_ends_by_itself(place) -> None:
+    """--keep is a limit, not a wish."""
+    place.go.touch()
+    with place.platform() as platform:
+        place.run(*place.gated(), "--keep", "1s", **SHORT)
+        until(lambda: not unfinished_jobs(platform), "the end of the kept job")
+
+
+def test_an_interrupted_study_keeps_nothing(place) -> None:
+    """Who presses Ctrl-C wants the cluster gone, whatever the line said."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), "--keep", "60s", **LONG)
+        place.until_two_run()
+        driver.process.send_signal(signal.SIGTERM)
+        assert driver.end() == 130, driver.said
+        assert unfinished_jobs(platform) == []
+
+
+def test_a_start_with_nothing_to_run_ends_what_a_crash_has_left(place) -> None:
+    """All trials are settled and the driver dies before the release: the same line ends the cluster and says so."""
+    place.go.touch()
+    line = place.gated()
+    with place.platform() as platform:
+        first = place.start(*line, PERSISTENT_RUNNER_CRASH="releasing", **LONG)
+        assert first.end() == -signal.SIGKILL
+        assert len(unfinished_jobs(platform)) == 1
+        second = place.run(*line, **LONG)
+
+        assert "Nothing to run: all 3 trials are settled" in second.said
+        assert unfinished_jobs(platform) == []
+        assert len(all_jobs(platform)) == 1
+    assert place.ledger() == ["closed"]
+    costs = json.loads((place.runs / "tiny/summary.json").read_text())
+    assert costs["seconds_leased"] == 0
+    assert costs["cost_of_all_starts"] > 0
+
+
+def test_the_costs_of_a_start_and_of_all(place) -> None:
+    """summary.json tells this start's costs, and those of all starts of the folder."""
+    place.go.touch()
+    line = place.gated()
+    summaries = [json.loads(place.run(*line, "--json", "--n-trials", n, **LONG).out) for n in (2, 3)]
+    for summary in summaries:
+        assert summary["seconds_leased_with_start_up"] >= summary["seconds_leased"] > 0
+        assert summary["cost_with_start_up"] >= summary["cost"] > 0
+    total = sum(summary["cost_with_start_up"] for summary in summaries)
+    assert summaries[1]["cost_of_all_starts"] == pytest.approx(total)
+
+
+def test_a_budget_that_is_used_up_leases_nothing(place) -> None:
+    """max_cost counts every lease of the folder: the next start says what is spent and ends with 5."""
+    place.go.touch()
+    line = place.gated()
+    with place.platform() as platform:
+        first = json.loads(place.run(*line, "--n-trials", 2, "--json", **LONG).out)
+        most = f"study.max_cost={first['cost_of_all_starts']:.9f}"  # enough for a lease, but for the first one
+        driver = place.run(*line, "--set", most, code=5, **LONG)
+        assert len(all_jobs(platform)) == 1
+    assert "by max_cost" in driver.said
+    assert "is spent" in driver.said
+
+
+def test_a_budget_that_ends_while_trials_run(place) -> None:
+    """What runs is stopped before the money is gone, waits for the next start, and the exit code is 5."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), "--set", "study.max_cost=0.0012", **LONG)  # about 12 s
+        assert driver.end() == 5, driver.said
+        assert unfinished_jobs(platform) == []
+        assert len(all_jobs(platform)) == 1
+    assert "Too little is left for another cluster by max_cost = 0.0012" in driver.said
+    assert "Traceback" not in driver.said
+    costs = json.loads((place.runs / "tiny/summary.json").read_text())
+    assert costs["cost_of_all_starts"] == pytest.approx(costs["cost_with_start_up"])  # each lease counts once
+    assert {row["state"] for row in place.rows()} <= {"WAITING"}
+
+
+def test_an_interrupt_while_another_cluster_is_waited_for(place) -> None:
+    """Ctrl-C in the queue of a renewal: nothing is left in it, the lost trials wait for the next start."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **LONG)
+        place.until_two_run()
+        place.fault("duration", status="queued", seconds=3600)
+        place.fault("preempt")
+        until(lambda: driver.said.count("is submitted") == 2, "the second job in the queue")
+        driver.process.send_signal(signal.SIGINT)
+        assert driver.end() == 130, driver.said
+        assert unfinished_jobs(platform) == []
+    assert [row["state"] for row in place.rows()] == ["WAITING", "WAITING"]
+    assert set(place.ledger()) == {"closed"}
+
+
+def test_a_cluster_without_its_switch(place) -> None:
+    """`keeper = false` works, is warned of, cannot be kept, and is found again by the next start after a kill."""
+    line = place.gated()
+    bare = ["--set", "cluster.keeper=false", "--set", "cluster.host_key=accept-unverified"]
+    with place.platform() as platform:
+        first = place.start(*line, *bare, **SHORT)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        second = place.run(*line, *bare, "--keep", "60s", **SHORT)
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert "WITHOUT A DEAD-MAN'S SWITCH" in first.said
+    assert "cannot be kept, releasing it" in second.said
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+
+
+def test_a_driver_that_was_held_up_goes_on_with_a_new_cluster(place) -> None:
+    """A laptop that sleeps for longer than orphan_idle: a new lease, the study completes, nothing twice (row D5)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **SHORT)
+        place.until_two_run()
+        os.kill(driver.process.pid, signal.SIGSTOP)
+        until(lambda: not unfinished_jobs(platform), "the end of the first job")
+        os.kill(driver.process.pid, signal.SIGCONT)
+        place.go.touch()
+        assert driver.end() == 0, driver.said
+
+        assert len(all_jobs(platform)) == 2
+        assert unfinished_jobs(platform) == []
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    results = [json.loads(line) for line in (place.runs / "tiny/journal.jsonl").read_text().splitlines()]
+    assert Counter(record["trial"] for record in results if record.get("kind") == "result") == {0: 1, 1: 1, 2: 1}
+    assert sorted(place.ledger()) == ["closed", "closed"]
+
+
+def test_a_main_loop_that_hangs_gives_no_sign_of_life(place) -> None:
+    """Another program holds the study's database: the beat stops after HANG, the cluster ends, and is replaced (D13)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), "--max-concurrent", 1, PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        until(lambda: sum(place.counts.values()) == 1, "the first trial")
+        other = sqlite3.connect(place.runs / "tiny/study.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        place.go.touch()
+        until(lambda: not unfinished_jobs(platform), "the end of the first job")
+        assert driver.process.poll() is None
+        other.execute("ROLLBACK")
+        other.close()
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 2
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+    assert place.counts == {"0": 1, "1": 1, "2": 1}
+
+
+def test_a_driver_that_only_waits_is_not_taken_for_one_that_hangs(place) -> None:
+    """Trials that run for longer than HANG keep their cluster: the main loop turns while it waits."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        place.until_two_run()
+        threading.Event().wait(6)  # longer than HANG and orphan_busy together
+        assert len(unfinished_jobs(platform)) == 1
+        place.go.touch()
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 1
+
+
+def test_a_key_that_is_refused_mid_study(place) -> None:
+    """The API key is revoked while trials run: they go on over SSH; the end is asked for there as well (row A2)."""
+    patient = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "10m"}  # so that nothing but the asking ends it
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **patient)
+        place.until_two_run()
+        place.fault("revoked")
+        place.go.touch()
+        until(lambda: len(place.events("tiny", "end")) == 3, "all trials")
+        code = driver.end()
+        place.withdraw_faults()
+        until(lambda: not unfinished_jobs(platform), "the end of the job")
+    assert code == 4, driver.said
+    assert "may still run and cost money" in driver.said
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+
+
+def test_a_preempted_cluster_is_replaced(place) -> None:
+    """The machines are gone in the middle of two trials: another job, the same trials again, nothing told (row L11)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **LONG)
+        place.until_two_run()
+        place.fault("preempt")
+        until(lambda: sum(place.counts.values()) == 4, "the same trials on another cluster")
+        place.go.touch()
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 2
+        assert unfinished_jobs(platform) == []
+    assert [(row["state"], row["attempts"]) for row in place.rows()] == [
+        ("COMPLETE", "2"),
+        ("COMPLETE", "2"),
+        ("COMPLETE", "1"),
+    ]
+
+
+def test_clusters_that_die_each_time_are_not_leased_for_ever(place) -> None:
+    """Three leases without a finished trial: the study ends with 1 before it burns the budget (row L18)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(n_trials=9), **LONG)
+        for times in (1, 2, 3):
+            until(lambda wanted=2 * times: sum(place.counts.values()) == wanted, f"two trials, {times} times")
+            place.fault("preempt")
+        assert driver.end() == 1, driver.said
+        assert len(all_jobs(platform)) == 3
+        assert unfinished_jobs(platform) == []
+    assert "3 leases ended without a finished trial" in driver.said
+
+
+def test_a_job_that_the_platform_launches_anew_is_used_on(place) -> None:
+    """New machines under the same job: no second lease, new attempts, all goes on."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **LONG)
+        place.until_two_run()
+        place.fault("preempt", relaunch=1)
+        until(lambda: sum(place.counts.values()) == 4, "the same trials on the new machines")
+        place.go.touch()
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
+
+
+def test_a_job_that_somebody_stopped_is_not_replaced(place) -> None:
+    """Exit code 1, the reason is said, the trials wait for the next start (row L15)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **LONG)
+        place.until_two_run()
+        place.fault("stop")
+        assert driver.end() == 1, driver.said
+        assert len(all_jobs(platform)) == 1
+        assert unfinished_jobs(platform) == []
+    assert "stopped by somebody else" in driver.said
+    assert [row["state"] for row in place.rows()] == ["WAITING", "WAITING"]
