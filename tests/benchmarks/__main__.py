@@ -6,13 +6,24 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import noop
+from tests.benchmarks import noop, orphans
 from tests.openssh import SSHD, WHY_NOT
 
+NAMES = ("noop", "orphans")
+
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
 parser.add_argument("--quick", action="store_true", help="a few repeats only")
-quick = parser.parse_args().quick
-if SSHD is None:
-    parser.exit(2, f"The benchmarks measure over OpenSSH: {WHY_NOT}\n")
+parser.add_argument("--repeats", type=int, default=8, help="of each story of `orphans`")
+options = parser.parse_args()
+for name in options.names:
+    if name not in NAMES:
+        parser.error(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
 with tempfile.TemporaryDirectory() as folder:
-    print(noop.table(noop.measure(Path(folder), 5 if quick else 50)))
+    for name in options.names or ["noop"]:
+        if name == "orphans":
+            print(orphans.table(orphans.measure(Path(folder), 1 if options.quick else options.repeats)))
+        elif SSHD is None:
+            parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
+        else:
+            print(noop.table(noop.measure(Path(folder), 5 if options.quick else 50)))

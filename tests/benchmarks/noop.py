@@ -34,7 +34,7 @@ class Row:
 def measure(folder: Path, repeats: int) -> list[Row]:
     """Return the rows of the table. A trial here is one small input, the command `true`, and one small result."""
     with openssh(folder / "openssh") as server:
-        login = Login(load_key(server.key), key_name="benchmark")
+        login = Login(load_key(server.key), key_name="benchmark", proof=server.proof())
         connection = login.connect(server.node())
         try:
             rows = [_by_link(connection, repeats), _by_fabric("ours: put, run, get", connection, repeats)]
