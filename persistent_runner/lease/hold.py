@@ -183,7 +183,7 @@ class Hold:
         with self._connect_lock:
             if self.phase != "submitted" or self.watch.cluster is None:
                 raise LeaseLost(f"The lease {self.request.name} is not held any more.")
-            self.watch.check_launch()  # what ran on the former machines must not be started on these as if it were theirs
+            self.watch.check_launch()  # or a link would start on these machines what it believes to run on the former
             if self.connection is None or not self.connection.is_connected:
                 self.connection = self._connect(self.watch.head_node)
             return self.connection

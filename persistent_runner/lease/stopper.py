@@ -27,13 +27,14 @@ class Deadlines:
     """How long a lease waits for what should come soon.
 
     `created`: for a job whose creation had no answer to appear in a list, and the repeats of a submit that did not
-    arrive. `nodes`: from executing to the first
-    address. `connect`: the repeats of a refused connection. `ending`: from the stop to its first effect; `ended`: from
-    there to `Stopped`; both are some times what was observed on the platform.
+    arrive. `start_up`: from the first sign of machines to executing. `nodes`: from executing to the first address.
+    `connect`: the repeats of a refused connection. `ending`: from the stop to its first effect; `ended`: from there to
+    `Stopped`. `start_up`, `ending` and `ended` are some times what was observed on the platform.
     `unreachable`: how long a release goes on asking a platform that does not answer.
     """
 
     created: timedelta = timedelta(minutes=2)
+    start_up: timedelta = timedelta(minutes=45)
     nodes: timedelta = timedelta(minutes=5)
     connect: Backoff = field(default_factory=lambda: Backoff(first=1, most=15, total=600))
     ending: timedelta = timedelta(minutes=5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from datetime import timedelta
@@ -54,7 +55,8 @@ class Watch:
         """Return when the command runs; raises NoCapacity, JobStopped, PlatformRefused or KeyboardInterrupt."""
         progress = Progress()
         begun = time.monotonic()
-        limit = self._access.max_queue
+        is_booting = False
+        booted = math.inf
         while True:
             try:
                 self.state = state = self._platform.state(self.job_id)
@@ -67,8 +69,10 @@ class Watch:
             else:
                 crash_point("queued")
                 progress.say(f"Job {self.job_id}: {state}")
-                if state.booting:
+                is_booting = state.booting
+                if is_booting:
                     self._meter.boot()
+                    booted = min(booted, time.monotonic())
                 if state.executing:
                     self._meter.start()
                     return
@@ -76,12 +80,26 @@ class Watch:
                     raise self._stopped_by_somebody()
                 if state.ended:
                     raise NoCapacity(f"Job {self.job_id} ended before it could be used: {self._obituary()}")
-            if time.monotonic() - begun > limit.total_seconds():
-                raise NoCapacity(
-                    f"Job {self.job_id} did not start within {format_duration(limit)}: {self.state}.",
-                    remedy="Try later, ask for another core type, or raise max_queue in [cluster].",
-                )
+            self._check_deadline(booted if is_booting else begun, is_booting=is_booting)
             self.pause()
+
+    def _check_deadline(self, since: float, *, is_booting: bool) -> None:
+        """Raise NoCapacity for a job that waits in the queue, or whose machines start up, for too long.
+
+        The two have a deadline each: the queue is free, and the start-up may be billed.
+        """
+        limit = self._access.deadlines.start_up if is_booting else self._access.max_queue
+        if time.monotonic() - since <= limit.total_seconds():
+            return
+        if is_booting:
+            raise NoCapacity(
+                f"The machines of job {self.job_id} did not come up within {format_duration(limit)}: {self.state}.",
+                remedy="Run the same line again, or ask for another core type; the platform's support may know why.",
+            )
+        raise NoCapacity(
+            f"Job {self.job_id} did not start within {format_duration(limit)}: {self.state}.",
+            remedy="Try later, ask for another core type, or raise max_queue in [cluster].",
+        )
 
     def wait_for_nodes(self) -> None:
         """Return when the head node has an address; raises NoCapacity, what `check` raises, or KeyboardInterrupt."""

@@ -74,6 +74,24 @@ def test_an_unknown_status_is_neither_an_end_nor_a_start(local: Leases) -> None:
     assert local.cluster_of(lease) == "stopped"
 
 
+@pytest.mark.parametrize("status", ["cluster_starting", "validated"])
+def test_machines_that_do_not_come_up(status: str, local: Leases) -> None:
+    """The start-up may be billed: it has a deadline of its own, however long one may wait in the queue."""
+    local.fault("duration", status=status, seconds=3600)
+    lease = local.make(max_queue=timedelta(hours=9), deadlines=Deadlines(start_up=SHORT, connect=QUICK))
+    with pytest.raises(NoCapacity, match=r"did not come up within 0\.3s") as caught:
+        lease.acquire()
+    assert caught.value.exit_code == 5
+    assert local.cluster_of(lease) == "stopped"
+
+
+def test_a_start_up_is_not_cut_by_the_deadline_of_the_queue(local: Leases) -> None:
+    """Who waited for machines until they came does not give them back because the wait was long."""
+    local.fault("duration", status="validated", seconds=3)
+    with local.make(max_queue=timedelta(seconds=2), deadlines=Deadlines(connect=QUICK)) as lease:
+        assert lease.state.executing
+
+
 @pytest.mark.parametrize("form", ["shuffled", "oldest_first", "same_second", "no_zone", "z"])
 def test_statuses_in_an_odd_form(form: str, local: Leases) -> None:
     """Neither order nor form of the dates decides when it executes and when it has stopped (row A19)."""
