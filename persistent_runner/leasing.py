@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from persistent_runner.interrupts import Interrupts
+    from persistent_runner.lease.guard import Guard
+    from persistent_runner.lease.ledger import Entry
     from persistent_runner.remote.node import Node
     from persistent_runner.remote.proof import Proof
     from persistent_runner.settings import Settings
@@ -111,7 +113,9 @@ def lease(
             budget=Budget(max_cost),
             setup=setup,
             keep=kept,
-            earlier=lambda: desk.settler().settle(terms_of(request)),
+            earlier=lambda: desk.settler().settle(
+                terms_of(request), _adopts(timedelta(0), guard, lambda: Budget(max_cost))
+            ),
             on_released=site.close,
         )
         weakref.finalize(found, site.close)  # one that is never acquired is never released
@@ -119,6 +123,20 @@ def lease(
         site.close()
         raise
     return found
+
+
+def _adopts(needs: timedelta, guard: Guard, budget: Callable[[], Budget]) -> Callable[[Entry], bool]:
+    """Return what says whether a kept cluster's time fits: for a trial of `needs`, and not beyond what may be spent.
+
+    The time is what it had left when it was kept, so that no clock of another machine is read.
+    """
+
+    def may_adopt(entry: Entry) -> bool:
+        left = entry.limit - timedelta(seconds=entry.kept_age)
+        most, _ = budget().left(entry.price, Cost(), guard.orphan_busy)
+        return left > needs and (most is None or left <= most)
+
+    return may_adopt
 
 
 def _optional(value: timedelta | str | None) -> timedelta | None:
@@ -193,14 +211,18 @@ def leased(
             max_queue = spec.cluster.max_queue or timedelta(hours=2)
             desk = _Desk.of(site, settings, folder.path, max_queue, interrupts.asked)
             on_cost = recorder(folder, quote.price_per_hour)
-            record = desk.settler(on_cost).settle(terms_of(request))
+            needs = spec.trial.timeout or timedelta(0)
+
+            def budget(but: str = "") -> Budget:
+                return Budget(spec.study.max_cost, spec.study.max_time, spent(folder.journal(), but=but))
+
+            record = desk.settler(on_cost).settle(terms_of(request), _adopts(needs, guard, budget))
         try:
-            with interrupts.at_once():
-                earlier = spent(folder.journal(), but=record.entry.name if record else "")
-                budget = Budget(spec.study.max_cost, spec.study.max_time, earlier)
-                limit = budget.limit(quote.price_per_hour, Cost(), request.walltime, guard)
-                if record is None:
+
+            def ask(limit: tuple[timedelta, str]) -> None:
+                with interrupts.at_once():
                     confirm(line_before_money(request, quote, site, guard, limit), site.costs_money)
+
             cluster = ClusterLease(
                 desk.access,
                 request,
@@ -208,10 +230,11 @@ def leased(
                 ledger=desk.ledger,
                 quote=quote,
                 guard=guard,
-                budget=budget,
+                budget=budget(record.entry.name if record else ""),
                 setup=setup_of(spec),
-                needs=spec.trial.timeout or timedelta(0),
+                needs=needs,
                 earlier=lambda: record,
+                confirm=ask,
                 on_cost=on_cost,
                 on_released=site.close,
             )

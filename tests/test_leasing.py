@@ -135,6 +135,19 @@ def test_a_study_keeps_its_cluster_for_the_next_one(place: Place) -> None:
     assert {record["state"] for record in records(place, "one")} == {"closed"}
 
 
+@pytest.mark.parametrize("limits", [{"study.max_cost": 0.01}, {"study.max_time": "'1m'"}, {"trial.timeout": "'30h'"}])
+def test_a_kept_cluster_of_another_size_of_money_or_time_is_left(limits: dict[str, object], place: Place) -> None:
+    """A study that may spend less than the switch would let it, or needs more, leases its own; the other stays kept."""
+    name = f"kept-{next(iter(limits)).replace('.', '-')}"
+    place.run(place.study(name=name), "--keep", "10m", **SHORT_TICKS)
+    ((key, value),) = limits.items()
+    following = place.run(place.study(name=f"after-{name}", folder="two"), "--set", f"{key}={value}", **SHORT_TICKS)
+    assert "Going on with job" not in following.said
+    (record,) = records(place, name)
+    assert record["state"] == "kept"
+    assert place.start("stop", record["job_id"], "--yes", program="persistent-runner").end() == 0
+
+
 def test_a_block_that_fails_keeps_nothing(place: Place) -> None:
     """A cluster is left only where all went well."""
     with pytest.raises(ZeroDivisionError), a_lease("failing", keep="10m"):

@@ -283,6 +283,19 @@ def test_a_budget_that_is_used_up_leases_nothing(place) -> None:
     assert "is spent" in driver.said
 
 
+def test_a_budget_that_is_used_up_leaves_nothing_running(place) -> None:
+    """A killed start's cluster is not gone on with beyond what may be spent: it is ended, and nothing new is leased."""
+    with place.platform() as platform:
+        first = place.start(*place.gated(), **LONG)
+        place.until_two_run()
+        kill(first)
+        second = place.run(*place.gated(), "--set", "study.max_cost=0.00001", code=5, **LONG)
+        assert unfinished_jobs(platform) == []
+        assert len(all_jobs(platform)) == 1
+    assert "by max_cost = 1e-05" in second.said
+    assert place.ledger() == ["closed"]
+
+
 def test_a_budget_that_ends_while_trials_run(place) -> None:
     """What runs is stopped before the money is gone, waits for the next start, and the exit code is 5."""
     with place.platform() as platform:

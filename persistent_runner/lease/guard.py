@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import BudgetSpent
+from persistent_runner.errors import BudgetSpent, ConfigError
 from persistent_runner.lease.keeper import Switch
 from persistent_runner.lease.meter import Cost, whole_hours
 
@@ -69,29 +69,41 @@ class Budget:
         """
         limits: list[tuple[timedelta, str]] = []
         if self.max_cost is not None and price:
-            spent = (self.earlier + now).cost_with_start_up or 0.0
-            limits.append((timedelta(hours=(self.max_cost - spent) / price), f"by max_cost = {self.max_cost:g}"))
+            left = self.max_cost - self._spent(price, now)
+            limits.append((timedelta(hours=left / price), f"by max_cost = {self.max_cost:g}"))
         if self.max_time is not None:
             over = self.max_time - timedelta(seconds=time.monotonic() - self.began)
             limits.append((over + busy, f"by max_time = {format_duration(self.max_time)}"))
         return min(limits) if limits else (None, "")
+
+    def _spent(self, price: float | None, now: Cost) -> float:
+        """Return what all leases cost by now; where one of them had no price, all count at the present one."""
+        whole = self.earlier + now
+        if whole.cost_with_start_up is not None:
+            return whole.cost_with_start_up
+        return (price or 0.0) * whole.seconds_with_start_up / 3600
 
     def limit(
         self, price: float | None, now: Cost, walltime: timedelta, guard: Guard, needs: timedelta = timedelta(0)
     ) -> tuple[timedelta, str]:
         """Return how long the command of a new lease may run, and what ends it.
 
-        Raises BudgetSpent where nothing is left, or less than a trial `needs`.
+        Raises BudgetSpent where nothing is left, or less than a trial `needs`; ConfigError for a `max_cost` that cannot
+        be kept because the platform names no price.
         """
+        if self.max_cost is not None and price is None:
+            raise ConfigError(
+                f"max_cost = {self.max_cost:g} cannot be kept: the platform names no price for this cluster.",
+                remedy="Leave max_cost out; max_time and walltime limit the cost as well. Nothing was spent.",
+            )
         hours = whole_hours(walltime)
         margin = min(_WALLTIME_MARGIN, hours / 10)
         limits = [(hours - margin if guard.keeper else hours, f"by its walltime of {format_duration(hours)}")]
         left, why = self.left(price, now, guard.orphan_busy)
         if left is not None:
             if left < 4 * guard.tick + needs:
-                spent = (self.earlier + now).cost_with_start_up or 0.0
                 raise BudgetSpent(
-                    f"Too little is left for another cluster {why}: {spent:.2f} is spent.",
+                    f"Too little is left for another cluster {why}: {self._spent(price, now):.2f} is spent.",
                     remedy="Raise it in [study], then run the same line: it goes on where it stopped.",
                 )
             if guard.keeper:

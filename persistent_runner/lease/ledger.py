@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -66,6 +66,13 @@ class Entry:
     kept_age: float = 0.0
     pins: dict[str, list[str]] = field(default_factory=dict)
     unverified: bool = False
+
+    @property
+    def limit(self) -> timedelta:
+        """How long the command may run in all: by its dead-man's switch, else by the walltime."""
+        if self.switch is None:
+            return timedelta(hours=self.walltime_hours)
+        return timedelta(seconds=self.switch["budget"] * self.switch["tick_seconds"])
 
 
 class Record:

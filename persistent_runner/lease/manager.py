@@ -80,6 +80,8 @@ class ClusterLease:
     `request` needs no name, command and proof: each job gets its own. `quote` gives the price; `setup` is only carried;
     `earlier` gives the record of a cluster that an earlier driver left and this one may go on with, which must live
     for `needs` at least; `keep` leaves the cluster to another study instead of releasing it, where nothing failed.
+    `confirm` hears how long the first new cluster may run at most and what ends it then, before it is asked for, and
+    raises to refuse.
     `on_cost` gets the name of each job, its cost so far and whether that is final, before it is submitted and when it
     has ended; `on_released` is called once when nothing costs money any more.
     """
@@ -98,6 +100,7 @@ class ClusterLease:
         needs: timedelta = timedelta(0),
         keep: timedelta | None = None,
         earlier: Callable[[], Record | None] = lambda: None,
+        confirm: Callable[[tuple[timedelta, str]], None] = lambda _: None,
         on_cost: Callable[[str, Cost, bool], None] = lambda _name, _cost, _final: None,
         on_released: Callable[[], None] = lambda: None,
     ) -> None:
@@ -113,6 +116,7 @@ class ClusterLease:
         self._needs = needs
         self._keep = keep
         self._earlier = earlier
+        self._confirm = confirm
         self._on_cost = on_cost
         self._on_released = on_released
         self._lock = threading.RLock()
@@ -233,15 +237,20 @@ class ClusterLease:
             try:
                 record = self._earlier()
                 if record is None or not self._attach(record):
+                    self._confirm(self._limit())
                     self._lease()
             except BaseException:
                 self.release()
                 raise
             return self.cluster
 
+    def _limit(self, needs: timedelta = timedelta(0)) -> tuple[timedelta, str]:
+        """Return how long a new cluster may run, and what ends it; raises BudgetSpent and ConfigError."""
+        return self._budget.limit(self.price, self.cost, self.request.walltime, self.guard, needs)
+
     def _lease(self, needs: timedelta = timedelta(0)) -> None:
         """Ask for a new job and wait until it can be used."""
-        limit, why = self._budget.limit(self.price, self.cost, self.request.walltime, self.guard, needs)
+        limit, why = self._limit(needs)
         switch = self.guard.switch(limit)
         name, secret = lease_name(self._study), secrets.token_hex(32) if switch else ""
         command = job_command(name, switch)
@@ -269,8 +278,7 @@ class ClusterLease:
         entry = record.entry
         used = timedelta(seconds=entry.kept_age) if entry.state == "kept" else timedelta(0)
         switch = Switch(**entry.switch) if entry.switch else None
-        hours = timedelta(hours=entry.walltime_hours)
-        limit = timedelta(seconds=switch.budget * switch.tick_seconds) if switch else hours
+        hours, limit = timedelta(hours=entry.walltime_hours), entry.limit
         request = self.request.model_copy(update={"name": entry.name, "proof": record.secret})
         meter = Meter(entry.price, limit, f"by its walltime of {format_duration(hours)} or its budget", used)
         record.update(

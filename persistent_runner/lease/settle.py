@@ -43,11 +43,13 @@ class Settler:
     deadlines: Deadlines
     on_cost: Callable[[str, Cost, bool], None] = lambda _name, _cost, _final: None
 
-    def settle(self, terms: dict[str, Any] | None) -> Record | None:
+    def settle(
+        self, terms: dict[str, Any] | None, may_adopt: Callable[[Entry], bool] = lambda _: True
+    ) -> Record | None:
         """Settle all, and return the record of a cluster to go on with: this run folder's, else one that was kept.
 
-        `terms` is what a cluster must have been asked with, None where none is needed. This folder's own is ended where
-        it does not fit, unless it was kept for others.
+        `terms` is what a cluster must have been asked with, None where none is needed; `may_adopt` says of one that was
+        kept whether its time fits. This folder's own is ended where it does not fit, unless it was kept for others.
         Raises PlatformUnavailable or PlatformRefused where this folder's cluster cannot be asked for, and
         ReleaseUnconfirmed where its end is not confirmed.
         """
@@ -59,7 +61,7 @@ class Settler:
             crash_point("settling")
             own = bool(entry.folder) and entry.folder == self.ledger.folder
             try:
-                if self._may_go_on(record, None if own in candidates else terms, own=own):
+                if self._may_go_on(record, None if own in candidates else terms, may_adopt, own=own):
                     candidates[own] = record
                     continue
             except PlatformError as error:
@@ -75,16 +77,18 @@ class Settler:
             candidates.pop(False).let_go()
         return candidates.get(True) or candidates.get(False)
 
-    def _may_go_on(self, record: Record, terms: dict[str, Any] | None, *, own: bool) -> bool:
+    def _may_go_on(
+        self, record: Record, terms: dict[str, Any] | None, may_adopt: Callable[[Entry], bool], *, own: bool
+    ) -> bool:
         """Settle one record; return whether this start may use its cluster."""
         state = self._settled(record)
         if state is None:
             return False
         going = not (state.ended or state.ending or record.entry.state == "releasing")
-        fits = going and record.entry.terms == terms
-        if fits and (own or record.entry.state == "kept"):
+        kept = record.entry.state == "kept"
+        if going and record.entry.terms == terms and (may_adopt(record.entry) if kept else own):
             return True
-        if own and record.entry.state != "kept":
+        if own and not kept:
             self._end(record, wait=True)
         else:
             self._leave(record, state)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from persistent_runner.errors import BudgetSpent
+from persistent_runner.errors import BudgetSpent, ConfigError
 from persistent_runner.lease.guard import Budget, Guard
 from persistent_runner.lease.meter import Cost
 
@@ -71,10 +71,22 @@ def test_the_shorter_of_all_limits_counts() -> None:
     assert budget.limit(1.0, NOTHING, HOUR, GUARD) == (55 * MINUTE, "by its walltime of 1h")
 
 
-def test_no_limit_and_no_price_leave_it_open() -> None:
-    """A platform that names no price cannot be held to a cost."""
+def test_no_limit_leaves_it_open() -> None:
+    """Without max_cost and max_time nothing but the walltime ends a lease, with a price or without."""
     assert Budget().left(4.0, NOTHING, HOUR) == (None, "")
-    assert Budget(max_cost=1.0).left(None, NOTHING, HOUR) == (None, "")
+    assert Budget().left(None, NOTHING, HOUR) == (None, "")
+
+
+def test_a_cost_that_nobody_can_keep_to_is_refused() -> None:
+    """A platform that names no price cannot be held to a cost, and that is said before anything is spent (row U6)."""
+    with pytest.raises(ConfigError, match=r"max_cost = 5 cannot be kept: the platform names no price"):
+        Budget(max_cost=5.0).limit(None, NOTHING, HOUR, GUARD)
+
+
+def test_a_lease_without_a_price_counts_at_the_present_one() -> None:
+    """What an earlier start spent when no price was known is not taken for nothing."""
+    earlier = spent(1.0) + Cost(1800, 3600, None, None)
+    assert Budget(max_cost=10.0, earlier=earlier).left(2.0, NOTHING, HOUR)[0] == 4 * HOUR
 
 
 def test_time_that_has_passed_counts() -> None:

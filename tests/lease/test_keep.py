@@ -12,6 +12,7 @@ import pytest
 
 from persistent_runner.errors import ConnectionLost
 from persistent_runner.lease.guard import Budget, Guard
+from persistent_runner.lease.manager import terms_of
 from persistent_runner.lease.platform import Software
 
 from .conftest import TICKING, until
@@ -121,6 +122,23 @@ def test_it_is_not_adopted_on_other_terms(change: dict[str, Any], local: Leases)
     record = local.settle(local.ledger_of("runs/y"))
     assert record is not None
     record.let_go()
+
+
+@pytest.mark.parametrize("folder", ["runs/x", "runs/y"])
+def test_it_is_not_adopted_where_its_time_does_not_fit(folder: str, local: Leases) -> None:
+    """Whoever may spend less than its switch counts, or needs more, leaves it as it is to whom it fits."""
+    lease = kept(local)
+    asked: list[timedelta] = []
+
+    def refuse(entry: Any) -> bool:
+        asked.append(entry.limit)
+        return False
+
+    settler = local.settler(local.ledger_of(folder))
+    assert settler.settle(terms_of(local.request()), refuse) is None
+    assert asked == [2 * HOUR - timedelta(minutes=5)]
+    assert local.ledger.entries()[0].state == "kept"
+    assert local.cluster_of(lease) == "running"
 
 
 def test_its_own_folder_leaves_it_to_the_others(local: Leases, caplog: pytest.LogCaptureFixture) -> None:
