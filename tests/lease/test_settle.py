@@ -327,9 +327,11 @@ def test_a_damaged_record_is_named(local: Leases) -> None:
 def test_not_enough_time_left_releases_and_leases_anew(local: Leases) -> None:
     """A cluster that ends before a trial could is of no use; its end is confirmed before another one is asked for."""
     lease = orphan(local)
-    with local.next_driver(lease={"needs": timedelta(hours=5)}) as following:
+    asked: list[tuple[timedelta, str]] = []
+    with local.next_driver(lease={"needs": timedelta(hours=5), "confirm": asked.append}) as following:
         assert not following.is_attached
         assert following.job_id != lease.job_id
+    assert asked == [(timedelta(hours=1, minutes=55), "by its walltime of 2h")]  # as before any first lease
     assert local.most_at_a_time() == 1
     assert local.cluster_of(lease) == "stopped"
     assert [(name, final) for name, _, final in local.costs[1:]] == [
@@ -355,6 +357,20 @@ def test_a_cluster_that_ends_while_it_is_joined_is_replaced(local: Leases) -> No
         assert following.job_id != lease.job_id
         assert not following.is_attached
     assert local.most_at_a_time() == 1
+
+
+def test_who_goes_on_with_a_cluster_is_not_asked(local: Leases) -> None:
+    """Its money was agreed to by whoever leased it; a refusal of a new one asks for nothing."""
+
+    def refuse(_: tuple[timedelta, str]) -> None:
+        raise ConfigError("not leased")
+
+    lease = orphan(local)
+    with local.next_driver(lease={"confirm": refuse}) as following:
+        assert following.job_id == lease.job_id
+    with pytest.raises(ConfigError, match="not leased"):
+        local.next_driver(lease={"confirm": refuse}).acquire()
+    assert len(local.jobs()) == 1
 
 
 def test_a_second_own_cluster_is_ended(local: Leases) -> None:
