@@ -14,7 +14,7 @@
          run_folder storage spending summary
        rescale/  api fields | client catalogue states transport
     4  pool.py                                 trials onto nodes
-    3  lease/    platform access | manager hold watch cluster create progress stopper | guard keeper heart meter
+    3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
     2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | workdir
     1  errors.py  recovery.py  redaction.py  settings.py  render.py  duration.py  interrupts.py  spelling.py  crash.py

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import PlatformError, PlatformRefused, PlatformUnavailable
 from persistent_runner.findings import Finding
-from persistent_runner.lease.manager import lease_name
+from persistent_runner.lease.naming import lease_name
 from persistent_runner.login import PASTE_AT
 from persistent_runner.recovery import Backoff, recover
 from persistent_runner.remote import ssh

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, PlatformError, PlatformRefused, ReleaseUnconfirmed, RunnerError
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import NAME_PREFIX, study_of
+from persistent_runner.lease.naming import NAME_PREFIX, study_of
 from persistent_runner.lease.settle import ends_by_itself, is_local_and_gone
 from persistent_runner.lease.stopper import Deadlines, NotStopped, Stopper
 from persistent_runner.settings import load_settings, state_dir

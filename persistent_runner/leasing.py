@@ -19,8 +19,9 @@ from persistent_runner.lease.access import Access
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import ClusterLease, lease_name, terms_of
+from persistent_runner.lease.manager import ClusterLease
 from persistent_runner.lease.meter import Cost
+from persistent_runner.lease.naming import lease_name
 from persistent_runner.lease.platform import LeaseRequest, Software
 from persistent_runner.lease.settle import Settler
 from persistent_runner.live import log_by_default
@@ -114,7 +115,7 @@ def lease(
             setup=setup,
             keep=kept,
             earlier=lambda: desk.settler().settle(
-                terms_of(request), _adopts(timedelta(0), guard, lambda: Budget(max_cost))
+                request.terms, _adopts(timedelta(0), guard, lambda: Budget(max_cost))
             ),
             on_released=site.close,
         )
@@ -216,7 +217,7 @@ def leased(
             def budget(but: str = "") -> Budget:
                 return Budget(spec.study.max_cost, spec.study.max_time, spent(folder.journal(), but=but))
 
-            record = desk.settler(on_cost).settle(terms_of(request), _adopts(needs, guard, budget))
+            record = desk.settler(on_cost).settle(request.terms, _adopts(needs, guard, budget))
         try:
 
             def ask(limit: tuple[timedelta, str]) -> None:

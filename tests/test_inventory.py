@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persistent_runner.lease.manager import NAME_PREFIX
+from persistent_runner.lease.naming import NAME_PREFIX
 from persistent_runner.local_platform.attach import make_key_pair
 from persistent_runner.local_platform.catalogue import OWNER
 from persistent_runner.local_platform.local import LocalRescale

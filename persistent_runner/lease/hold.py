@@ -14,6 +14,7 @@ from persistent_runner.duration import format_duration
 from persistent_runner.errors import (
     ConnectionLost,
     LeaseLost,
+    NoCapacity,
     PlatformError,
     PlatformRefused,
     PlatformUnavailable,
@@ -162,9 +163,13 @@ class Hold:
         limit, stop = self._access.deadlines.connect, self._access.stop
         try:
             recover(self.connect, {ConnectionLost: self._before_reconnect}, limit, stop)
-        except ConnectionLost:
+        except ConnectionLost as error:
             self._check_stop()
-            raise
+            raise NoCapacity(
+                f"The head node of job {self.job_id} cannot be used after {format_duration(limit.total)}: "
+                f"{error.message}",
+                remedy=error.remedy,
+            ) from error
         log.info("Connected to %s", self.watch.head_node)
 
     def _before_reconnect(self, error: Exception) -> None:

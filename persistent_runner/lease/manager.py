@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import math
 import os
-import re
 import secrets
 import threading
 from dataclasses import asdict
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 from persistent_runner.crash import crash_point
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import (
-    ConfigError,
     HostNotProven,
     JobStopped,
     LeaseLost,
@@ -29,7 +26,9 @@ from persistent_runner.lease.guard import Budget, Guard
 from persistent_runner.lease.hold import Hold
 from persistent_runner.lease.keeper import Switch, job_command
 from persistent_runner.lease.meter import Cost, Meter
+from persistent_runner.lease.naming import lease_name
 from persistent_runner.lease.platform import LeaseState
+from persistent_runner.recovery import Backoff, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,35 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FRUITLESS = 3  # leases without a finished trial, after which no other one is asked for
-
-NAME_PREFIX = "persistent_runner-"
-
-
-def lease_name(study: str) -> str:
-    """Return a job name that nobody else has, and that tells whose it is; ConfigError where `study` cannot be in it."""
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", study):
-        raise ConfigError(f"{study!r} cannot name a lease.", remedy="Use 1 to 80 letters, digits and . _ -")
-    return f"{NAME_PREFIX}{study}-{secrets.token_hex(6)}"
-
-
-def study_of(name: str) -> str:
-    """Return the study that a job's name tells of; empty where the name is not one of ours."""
-    match = re.fullmatch(rf"{NAME_PREFIX}(.+)-[0-9a-f]{{12}}", name)
-    return match[1] if match else ""
-
-
-def terms_of(request: LeaseRequest) -> dict[str, Any]:
-    """Return what two requests must have in common for one to use the other's cluster."""
-    environment = json.dumps(sorted(request.env.items())).encode()  # values may be secret, so only their hash is kept
-    return {
-        "core_type": request.core_type,
-        "cores": request.cores,
-        "software": [[tile.analysis, tile.version] for tile in request.software],
-        "env": hashlib.sha256(environment).hexdigest(),
-        "project": request.project,
-        "priority": request.priority,
-        "ssh_key": request.public_key.split()[:2],
-    }
 
 
 class ClusterLease:
@@ -224,8 +194,8 @@ class ClusterLease:
     def acquire(self) -> Cluster:
         """Return the cluster, leased and connected; at once where it is held already.
 
-        Raises PlatformRefused, PlatformUnavailable, NoCapacity, LeaseLost, JobStopped, BudgetSpent, ConnectionLost,
-        HostNotProven, or KeyboardInterrupt, each after the release of what there was; ReleaseUnconfirmed where that was
+        Raises PlatformRefused, PlatformUnavailable, NoCapacity, LeaseLost, JobStopped, BudgetSpent, HostNotProven,
+        or KeyboardInterrupt, each after the release of what there was; ReleaseUnconfirmed where that was
         not confirmed.
         """
         with self._lock:
@@ -238,7 +208,7 @@ class ClusterLease:
                 record = self._earlier()
                 if record is None or not self._attach(record):
                     self._confirm(self._limit())
-                    self._lease()
+                    self._lease_until_held()
             except BaseException:
                 self.release()
                 raise
@@ -247,6 +217,26 @@ class ClusterLease:
     def _limit(self, needs: timedelta = timedelta(0)) -> tuple[timedelta, str]:
         """Return how long a new cluster may run, and what ends it; raises BudgetSpent and ConfigError."""
         return self._budget.limit(self.price, self.cost, self.request.walltime, self.guard, needs)
+
+    def _lease_until_held(self, needs: timedelta = timedelta(0)) -> None:
+        """Hold a new cluster; one that is lost before it can be used is replaced, but not for ever."""
+
+        def replace(lost: Exception) -> None:
+            log.warning("%s", lost)
+            self._close()
+            self._count_fruitless()
+
+        soon = Backoff(first=self._access.poll.total_seconds(), total=math.inf)  # the count ends it
+        recover(lambda: self._lease(needs), {LeaseLost: replace}, soon, self._access.stop)
+
+    def _count_fruitless(self) -> None:
+        """Note that a lease ended without a finished trial; LeaseLost for the third in a row."""
+        self._fruitless += 1
+        if self._fruitless >= _FRUITLESS:
+            raise LeaseLost(
+                f"{_FRUITLESS} leases ended without a finished trial.",
+                remedy="See the last messages and the jobs' logs, then run the same line: it goes on.",
+            )
 
     def _lease(self, needs: timedelta = timedelta(0)) -> None:
         """Ask for a new job and wait until it can be used."""
@@ -259,7 +249,7 @@ class ClusterLease:
             name,
             secret=secret,
             study=self._study,
-            terms=terms_of(request),
+            terms=request.terms,
             switch=asdict(switch) if switch else None,
             price=self.price,
             walltime_hours=-(-request.walltime // timedelta(hours=1)),
@@ -313,20 +303,17 @@ class ClusterLease:
         """
         with self._lock:
             hold = self.hold
-            self._fruitless = 0 if finished > self._finished_before else self._fruitless + 1
-            self._finished_before = finished
-            if self._fruitless >= _FRUITLESS:
-                raise LeaseLost(
-                    f"{_FRUITLESS} leases ended without a finished trial.",
-                    remedy="See the last messages and the jobs' logs, then run the same line: it goes on.",
-                )
+            if finished > self._finished_before:
+                self._finished_before, self._fruitless = finished, 0
+            else:
+                self._count_fruitless()
             self.is_attached = False
             if self._is_launched_anew(hold):
                 hold.rejoin()
             else:
                 self._close()
                 crash_point("renewing")
-                self._lease(needs)
+                self._lease_until_held(needs)
             return self.cluster
 
     def _is_launched_anew(self, hold: Hold) -> bool:

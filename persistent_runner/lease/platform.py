@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +43,20 @@ class LeaseRequest(BaseModel):
     env: dict[str, str] = {}
     public_key: str = ""
     proof: str = Field(default="", repr=False, exclude=True)
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What another request must equal to use this one's cluster, as plain data."""
+        environment = json.dumps(sorted(self.env.items())).encode()  # values may be secret, so only their hash is kept
+        return {
+            "core_type": self.core_type,
+            "cores": self.cores,
+            "software": [[tile.analysis, tile.version] for tile in self.software],
+            "env": hashlib.sha256(environment).hexdigest(),
+            "project": self.project,
+            "priority": self.priority,
+            "ssh_key": self.public_key.split()[:2],
+        }
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,10 @@ class Watch:
                 )
             progress.say(f"Job {self.job_id}: no machine has an address yet")
             self.pause()
-            self.check()
+            try:
+                self.check()
+            except PlatformUnavailable as error:
+                log.warning("Job %s: %s", self.job_id, error)
         log.info("Job %s: head node %s", self.job_id, self.head_node)
 
     def look_for_nodes(self) -> bool:

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from persistent_runner.lease.access import Access
 from persistent_runner.lease.guard import Budget, Guard
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import NAME_PREFIX, ClusterLease, terms_of
+from persistent_runner.lease.manager import ClusterLease
+from persistent_runner.lease.naming import NAME_PREFIX
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.lease.settle import Settler
 from persistent_runner.lease.stopper import Deadlines
@@ -187,7 +188,7 @@ class Leases:
 
     def settle(self, ledger: Ledger | None = None, request: LeaseRequest | None = None) -> Record | None:
         """Settle what dead drivers left, for a lease that would ask for `request`."""
-        return self.settler(ledger).settle(terms_of(request or self.request()))
+        return self.settler(ledger).settle((request or self.request()).terms)
 
     def next_driver(
         self, ledger: Ledger | None = None, request: LeaseRequest | None = None, **more: Any

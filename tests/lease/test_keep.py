@@ -12,7 +12,6 @@ import pytest
 
 from persistent_runner.errors import ConnectionLost
 from persistent_runner.lease.guard import Budget, Guard
-from persistent_runner.lease.manager import terms_of
 from persistent_runner.lease.platform import Software
 
 from .conftest import TICKING, until
@@ -135,7 +134,7 @@ def test_it_is_not_adopted_where_its_time_does_not_fit(folder: str, local: Lease
         return False
 
     settler = local.settler(local.ledger_of(folder))
-    assert settler.settle(terms_of(local.request()), refuse) is None
+    assert settler.settle(local.request().terms, refuse) is None
     assert asked == [2 * HOUR - timedelta(minutes=5)]
     assert local.ledger.entries()[0].state == "kept"
     assert local.cluster_of(lease) == "running"

@@ -20,8 +20,10 @@ from persistent_runner.errors import (
 )
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import lease_name, study_of
 from persistent_runner.lease.meter import Cost
+from persistent_runner.lease.naming import lease_name, study_of
+from persistent_runner.lease.stopper import Deadlines
+from persistent_runner.recovery import Backoff
 from persistent_runner.rescale.api import Endpoints
 from persistent_runner.rescale.client import RescalePlatform
 
@@ -203,11 +205,33 @@ def test_a_closed_connection_is_opened_anew_by_connect(leases: Leases) -> None:
 
 
 def test_a_job_that_ends_while_we_connect_is_lost(local: Leases) -> None:
-    """A node that refuses because its job has ended is not asked for ten minutes (row L5)."""
-    local.fault("preempt", after=0)
+    """A node that refuses because its job has ended is not asked for ten minutes; three such leases are enough."""
+    local.fault("preempt", after=0.2)
     lease = local.make(connector=lambda _proof: local_refusal)
-    with pytest.raises((LeaseLost, NoCapacity), match="Exceeded max number of restarts"):
+    with pytest.raises(LeaseLost, match="3 leases ended without a finished trial"):
         lease.acquire()
+    assert local.cluster_of(lease) == "stopped"
+    assert len(local.jobs()) == 3
+    assert local.most_at_a_time() == 1
+
+
+def test_a_lease_that_is_lost_before_it_is_used_is_replaced(local: Leases) -> None:
+    """Preempted between EXECUTING and the first connection: another job, once the former has stopped (row L11)."""
+    local.fault("preempt", after=0.2, times=1)
+    local.fault("late_ssh", seconds=3600, times=1)
+    with local.make() as lease:
+        assert lease.connection.run("true", hide=True).ok
+    assert len(local.jobs()) == 2
+    assert local.most_at_a_time() == 1
+
+
+def test_a_machine_that_never_answers_is_given_back(local: Leases) -> None:
+    """The first connection has a deadline, and then the cluster is released: exit code 5 (row S1)."""
+    local.fault("late_ssh", seconds=3600)
+    lease = local.make(deadlines=Deadlines(connect=Backoff(first=0.01, most=0.05, total=0.3)))
+    with pytest.raises(NoCapacity, match=r"head node of job \w+ cannot be used after 0\.3s: .*refused") as caught:
+        lease.acquire()
+    assert caught.value.exit_code == 5
     assert local.cluster_of(lease) == "stopped"
 
 

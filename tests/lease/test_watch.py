@@ -125,10 +125,24 @@ def test_a_job_that_ends_while_its_machines_are_waited_for(local: Leases) -> Non
     """No address will come any more: the wait ends with the platform's reason (row L5)."""
     local.fault("instances", form="empty")
     local.fault("preempt", after=0.3)
-    lease = local.make()
+    job_id = local.platform.create(local.request(name=f"persistent_runner-{local.study}-0", command="sleep 60")).job_id
+    local.platform.submit(job_id)
+    watch = Watch(local.access(), Meter(1.0, timedelta(hours=1), "by its walltime"), job_id)
+    watch.wait_until_executing()
     with pytest.raises(LeaseLost, match="Exceeded max number of restarts"):
-        lease.acquire()
-    assert local.cluster_of(lease) == "stopped"
+        watch.wait_for_nodes()
+
+
+def test_a_platform_out_of_reach_does_not_end_the_wait_for_machines(local: Leases) -> None:
+    """An answer that does not come says nothing about the job: the deadline decides (row A7)."""
+    local.fault("instances", form="empty", seconds=0.5)
+    job_id = local.platform.create(local.request(name=f"persistent_runner-{local.study}-0", command="sleep 60")).job_id
+    local.platform.submit(job_id)
+    watch = Watch(local.access(platform=local.client()), Meter(1.0, timedelta(hours=1), "by its walltime"), job_id)
+    watch.wait_until_executing()
+    local.rescale.faults.add("status", endpoints=["statuses"], status=503, times=2)
+    watch.wait_for_nodes()
+    assert watch.head_node.address == "127.0.0.1"
 
 
 def test_two_head_nodes_are_refused(local: Leases) -> None:

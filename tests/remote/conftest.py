@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
-from persistent_runner.lease.manager import lease_name
+from persistent_runner.lease.naming import lease_name
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.recovery import Backoff
