@@ -17,7 +17,8 @@
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
     2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | workdir
-    1  errors.py  recovery.py  redaction.py  settings.py  render.py  duration.py  interrupts.py  spelling.py  crash.py
+    1  errors.py  recovery.py  redaction.py  settings.py  account.py  render.py  duration.py  interrupts.py
+       spelling.py  crash.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from invoke.exceptions import CommandTimedOut
 
+from persistent_runner.account import ENVIRONMENT_PROFILE, read_account
 from persistent_runner.draft import Draft
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, ConnectionLost, PlatformRefused, RunnerError
@@ -24,7 +25,7 @@ from persistent_runner.plan import check_fits, first_parameters, load_study, ren
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
-from persistent_runner.settings import ENVIRONMENT_PROFILE, is_loopback, load_settings, read_account
+from persistent_runner.settings import is_loopback, load_settings
 from persistent_runner.site import choose_platform, default_key
 
 if TYPE_CHECKING:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from persistent_runner.account import apiconfig_path, has_profile, new_account, read_account, write_profile
 from persistent_runner.errors import ConfigError, PlatformRefused
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
-from persistent_runner.settings import apiconfig_path, load_settings, new_account, read_account, write_profile
+from persistent_runner.settings import load_settings
 from persistent_runner.site import OWN_KEY_NAME, default_key
 from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
     import paramiko
 
-    from persistent_runner.settings import Account
+    from persistent_runner.account import Account
 
 REGIONS = {
     "us": "https://platform.rescale.com",
@@ -67,13 +68,9 @@ def log_in(
 
 
 def _refuse_to_replace(profile: str, *, asks: bool, replace: bool) -> None:
-    path = apiconfig_path()
-    try:
-        lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__}).", remedy="Make it your own text.") from None
-    if replace or f"[{profile}]" not in (line.strip() for line in lines):
+    if replace or not has_profile(profile):
         return
+    path = apiconfig_path()
     if not asks or not click.confirm(f"{path} has a profile [{profile}]. Replace it?", err=True):
         raise ConfigError(
             f"{path} has a profile [{profile}], and it stays as it is.",

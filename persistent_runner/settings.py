@@ -1,20 +1,12 @@
-"""Who we are and where: settings from the environment, the account on a platform, the user's state directory."""
+"""Settings from the environment, and the user's state directory."""
 
 from __future__ import annotations
 
-import configparser
 import ipaddress
-import itertools
-import logging
-import os
-import re
 import stat
 import sys
-import tempfile
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import platformdirs
@@ -24,17 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
 from persistent_runner.redaction import hide
-from persistent_runner.spelling import did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-log = logging.getLogger(__name__)
 
 PREFIX = "PERSISTENT_RUNNER_"
-ENVIRONMENT_PROFILE = "env"
-"""The profile that is read from RESCALE_API_KEY and RESCALE_API_BASE_URL (or RESCALE_API_URL)."""
-
 _FORMS = {
     "profile": "the name of a section of apiconfig",
     "ssh_key": "the path of a private SSH key",
@@ -43,7 +26,8 @@ _FORMS = {
         ("poll", "beat", "keeper_tick", "orphan_idle", "orphan_busy", "hang"),
         'a duration above zero such as "15s", "2m" or "0.2s"',
     ),
-    "ssh_proxy": "the address of an HTTP proxy such as http://proxy.example.com:3128",
+    "ssh_proxy": "the address of an HTTP proxy such as http://proxy.example.com:3128 (in a user or password write "
+    "%23 for #, %2F for /, %3F for ?, %40 for @)",
 }
 
 
@@ -82,7 +66,9 @@ class Settings(BaseSettings):
             parts = urlsplit(value.get_secret_value())
             for password in (parts.password, unquote(parts.password or "")):
                 hide(password)
-            if parts.scheme != "http" or not parts.hostname or parts.path not in {"", "/"} or parts.query:
+            odd = parts.path not in {"", "/"} or parts.query or parts.fragment
+            # A port that is none raises ValueError here.
+            if parts.scheme != "http" or not parts.hostname or odd or parts.port == 0:
                 raise ValueError("no proxy")
         return value
 
@@ -109,90 +95,6 @@ def load_settings(**overrides: object) -> Settings:
     raise ConfigError("\n".join(wrong), remedy="Correct the value or leave it out.")
 
 
-@dataclass(frozen=True)
-class Account:
-    """An account on a platform: `name` is the profile's, `source` says for people where it was read."""
-
-    name: str
-    base_url: str
-    api_key: str = field(repr=False)
-    source: str
-
-
-def read_account(name: str, *, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Account:
-    """Return the account that the profile `name` means; key and base URL come from the same source.
-
-    `name` is a section of `~/.config/rescale/apiconfig` (the vendor's own file, keys `apibaseurl` and `apikey`), or
-    `env`. Raises ConfigError that says where it looked, what is there, and what to do.
-    """
-    if name == ENVIRONMENT_PROFILE:
-        return _account_from_environment(environ)
-    path = apiconfig_path(home)
-    parser = _parse(path)
-    if name not in parser:
-        raise ConfigError(
-            f"{path} has no profile [{name}]; {did_you_mean(name, parser.sections())}",
-            remedy=f"It has {_listed(parser.sections())}. Choose one with --profile, or add the section.",
-        )
-    section = parser[name]
-    missing = [key for key in ("apibaseurl", "apikey") if not section.get(key)]
-    if missing:
-        raise ConfigError(
-            f"The profile [{name}] in {path} has no {' and no '.join(missing)}.", remedy="Add it to that section."
-        )
-    source = f"profile [{name}] in {path}"
-    return Account(name, _checked_url(section["apibaseurl"], source), _checked_key(section["apikey"], source), source)
-
-
-def _account_from_environment(environ: Mapping[str, str]) -> Account:
-    key = environ.get("RESCALE_API_KEY")
-    variable = "RESCALE_API_BASE_URL" if environ.get("RESCALE_API_BASE_URL") else "RESCALE_API_URL"
-    url = environ.get(variable)
-    if not key or not url:
-        missing = " and ".join(
-            text for text, there in (("RESCALE_API_KEY", key), ("RESCALE_API_BASE_URL", url)) if not there
-        )
-        raise ConfigError(
-            f"The profile env reads the account from environment variables, and {missing} is not set.",
-            remedy="Set RESCALE_API_KEY and RESCALE_API_BASE_URL, or choose a section of apiconfig with --profile.",
-        )
-    source = f"RESCALE_API_KEY and {variable}"
-    return Account(ENVIRONMENT_PROFILE, _checked_url(url, source), _checked_key(key, source), source)
-
-
-def new_account(name: str, base_url: str, api_key: str) -> Account:
-    """Return an account that is not in apiconfig yet; ConfigError for a name, a URL or a key that cannot be one."""
-    if name == ENVIRONMENT_PROFILE or not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", name):
-        raise ConfigError(f"{name!r} cannot name a profile.", remedy="Use letters, digits, dot, underscore and hyphen.")
-    source = "the new profile"
-    return Account(name, _checked_url(base_url, source), _checked_key(api_key, source), source)
-
-
-def write_profile(name: str, base_url: str, api_key: str, *, home: Path | None = None) -> Path:
-    """Write the section `name` of apiconfig (0600); everything else in the file stays. Return the file's path."""
-    account = new_account(name, base_url, api_key)
-    path = apiconfig_path(home).resolve()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = path.read_text("utf-8-sig").splitlines() if path.exists() else []
-    heads = [number for number, line in enumerate(lines) if line.startswith("[")] + [len(lines)]
-    for begin, end in itertools.pairwise(heads):
-        if lines[begin].strip() == f"[{name}]":
-            del lines[begin:end]
-            break
-    lines += [f"[{name}]", f"apibaseurl = {account.base_url}", f"apikey = {account.api_key}"]
-    # mkstemp creates 0600: the key is never readable by others, not even for a moment.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".apiconfig-")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-        file.write("\n".join(lines) + "\n")
-    Path(temporary).replace(path)
-    return path
-
-
-def apiconfig_path(home: Path | None = None) -> Path:
-    """Return the path of the vendor's file of profiles (on Windows below %USERPROFILE%)."""
-    return (home or Path.home()) / ".config" / "rescale" / "apiconfig"
-
-
 def is_loopback(url: str) -> bool:
     """Return whether the URL's host is this machine by its address: 127.0.0.0/8, ::1 or localhost."""
     host = urlsplit(url).hostname or ""
@@ -207,7 +109,7 @@ def state_dir() -> Path:
     path = Path(platformdirs.user_state_dir("persistent_runner", appauthor=False))
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _open_to_others(path):
+        if open_to_others(path):
             path.chmod(0o700)
     except OSError as error:
         raise ConfigError(
@@ -217,63 +119,6 @@ def state_dir() -> Path:
     return path
 
 
-def _parse(path: Path) -> configparser.RawConfigParser:
-    # A raw parser, since a `%` in a key breaks interpolation; and [DEFAULT] is a section like any other.
-    parser = configparser.RawConfigParser(default_section="")
-    try:
-        parser.read_string(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"There is no file {path}, where profiles are read from.",
-            remedy="Write it with a section [default] and the keys apibaseurl and apikey, or use --profile env.",
-        ) from None
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__}).", remedy="Make it your own text.") from None
-    except configparser.Error as error:
-        # The parser's own message quotes the line, which may be the key.
-        numbers = re.findall(r"line:?\s+(\d+)", str(error))
-        where = f", line {numbers[0]}" if numbers else ""
-        raise ConfigError(
-            f"{path}{where} is not of the form [profile] and key = value ({type(error).__name__}).",
-            remedy="Correct that line.",
-        ) from None
-    if _open_to_others(path):
-        log.warning("%s holds API keys and others can read it; run: chmod 600 '%s'", path, path)
-    return parser
-
-
-def _open_to_others(path: Path) -> bool:
+def open_to_others(path: Path) -> bool:
+    """Return whether group or others may read or change a file or folder; never on Windows, which has no modes."""
     return sys.platform != "win32" and bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
-
-
-def _listed(sections: list[str]) -> str:
-    return ", ".join(f"[{section}]" for section in sections) or "no profile"
-
-
-def _checked_url(url: str, source: str) -> str:
-    """Return the base URL without a path of the API; ConfigError unless it is https, or http to this machine."""
-    url = re.sub(r"/(api(/v\d+)?/?)?$", "", url.strip())
-    try:
-        parts = urlsplit(url)
-        usable = parts.hostname and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
-    except ValueError:
-        usable = False
-    if not usable or parts.scheme not in {"http", "https"}:
-        raise ConfigError(f"The base URL of {source} is not a URL.", remedy="Write it as https://platform.rescale.com")
-    if parts.scheme == "http" and not is_loopback(url):
-        raise ConfigError(
-            f"The base URL of {source} is plain http to {parts.hostname}: the API key would travel in clear.",
-            remedy="Write it with https://",
-        )
-    return url
-
-
-def _checked_key(key: str, source: str) -> str:
-    key = key.strip()
-    if not re.fullmatch(r"[!#-&(-~]+", key):  # visible ASCII without quotes
-        raise ConfigError(
-            f"The API key of {source} holds a blank, a quote or a character that no key has.",
-            remedy="Copy the key again, without quotes.",
-        )
-    hide(key)
-    return key

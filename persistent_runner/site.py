@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persistent_runner.account import read_account, write_profile
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, PlatformRefused
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
-from persistent_runner.settings import (
-    Settings,
-    is_loopback,
-    read_account,
-    state_dir,
-    write_profile,
-)
+from persistent_runner.settings import Settings, is_loopback, state_dir
 
 if TYPE_CHECKING:
     import threading
@@ -90,7 +86,9 @@ def choose_platform(settings: Settings, *, stop: threading.Event | None = None) 
     )
     try:
         # The key is refused here, before anything else is asked, and a platform out of reach is said soon.
-        user = RescalePlatform(account.base_url, account.api_key, stop=stop, backoff=Backoff(total=30)).me()
+        soon = RescalePlatform(account.base_url, account.api_key, stop=stop, backoff=Backoff(total=30))
+        with contextlib.closing(soon):
+            user = soon.me()
     except PlatformRefused as error:
         site.close()
         if error.status != 401:

@@ -37,6 +37,7 @@ FLOORS = {
     "recovery": 1,
     "redaction": 1,
     "settings": 1,
+    "account": 1,
     "render": 1,
     "duration": 1,
     "interrupts": 1,
@@ -66,6 +67,7 @@ MAY_GO_ON = {
     "recovery.recover": "the one place that repeats a failed call",
     "lease.settle.settle": "settles another record each time",
     "lease.watch.wait_until_executing": "polls the job's state",
+    "lease.watch.wait_for_nodes": "polls the job's machines",
     "remote.link._write": "the writer thread: what was not sent is sent again by the re-join, which is recovery's",
 }
 

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from persistent_runner.account import write_profile
 from persistent_runner.draft import Draft
 from persistent_runner.findings import Finding, Findings
 from persistent_runner.lease.platform import LeaseRequest
@@ -22,7 +23,6 @@ from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.login import make_ssh_key
 from persistent_runner.remote.ssh import public_line
 from persistent_runner.rescale.client import RescalePlatform
-from persistent_runner.settings import write_profile
 from tests.driving import DEADLINE, HOSTILE, Driver, Place, until
 from tests.rescale.scripted import KEY, QUICK, Said, Script, serve
 

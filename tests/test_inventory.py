@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from persistent_runner.account import write_profile
 from persistent_runner.lease.naming import NAME_PREFIX
 from persistent_runner.local_platform.attach import make_key_pair
 from persistent_runner.local_platform.catalogue import OWNER
 from persistent_runner.local_platform.local import LocalRescale
-from persistent_runner.settings import write_profile
 from tests.driving import HOSTILE, Driver, Place
 from tests.lease.conftest import TICKING, Key, Leases
 from tests.rescale.scripted import KEY, Said, Script, serve

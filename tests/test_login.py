@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import paramiko
 import pytest
 
+from persistent_runner.account import read_account, write_profile
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.login import make_ssh_key
 from persistent_runner.remote.ssh import public_line
-from persistent_runner.settings import read_account, write_profile
 from tests.driving import BIN, DEADLINE, HOSTILE, Place
 
 if TYPE_CHECKING:

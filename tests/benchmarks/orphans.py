@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from persistent_runner.account import write_profile
 from persistent_runner.local_platform.attach import make_key_pair
 from persistent_runner.local_platform.local import LocalRescale
-from persistent_runner.settings import write_profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
