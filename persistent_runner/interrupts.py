@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Self
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
+
+log = logging.getLogger(__name__)
 
 
 class Leave(KeyboardInterrupt):
@@ -20,15 +23,16 @@ class Leave(KeyboardInterrupt):
 class Interrupts:
     """Counts interrupts while it is entered.
 
-    Once (Ctrl-C): no new trials. Twice: stop what runs. The third raises Leave in the main thread. SIGTERM and SIGHUP
-    ask for as much as two, and however many come never for more, since a closing terminal sends several. `asked` is
-    set from the first on.
+    Once (Ctrl-C): no new trials. Twice: stop what runs. The third raises Leave in the main thread, once: whoever leaves
+    is not held up by a fourth. SIGTERM and SIGHUP ask for as much as two, and however many come never for more, since a
+    closing terminal sends several. `asked` is set from the first on, until it is left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: threading.Event | None = None) -> None:
         self.count = 0
-        self.asked = threading.Event()
+        self.asked = asked or threading.Event()
         self._at_once = False
+        self._has_left = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -45,6 +49,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+        self.asked.clear()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -60,10 +65,45 @@ class Interrupts:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.count = self.count + 1 if number == signal.SIGINT else max(self.count, 2)
         self.asked.set()
-        if self.count >= 3:
+        if self.count >= 3 and not self._has_left:
+            self._has_left = True
             raise Leave
+        if self._has_left:
+            return
         if self._at_once:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold interrupts back while a release goes on: what asks for the end of the process comes to no more than that.
+
+    The second Ctrl-C within raises KeyboardInterrupt; SIGTERM and SIGHUP never do. Only handlers that are Python's own
+    are replaced, and only in the main thread: whoever counts interrupts has said what each of them means.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    count = 0
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += number == signal.SIGINT
+        if count == 2 and number == signal.SIGINT:  # once: who leaves is not held up by a third
+            raise KeyboardInterrupt
+        if count < 2:
+            log.warning("The release goes on. Press Ctrl-C %s to leave at once.", "again" if count else "twice")
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    replaced = [number for number in numbers if before[number] in {signal.default_int_handler, signal.SIG_DFL}]
+    for number in replaced:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in replaced:
+            signal.signal(number, before[number])
 
 
 class ExitGuard:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, PlatformError, PlatformRefused, ReleaseUnconfirmed, RunnerError
+from persistent_runner.interrupts import held_back
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.naming import NAME_PREFIX, study_of
-from persistent_runner.lease.settle import ends_by_itself, is_local_and_gone
+from persistent_runner.lease.settle import Settler, ends_by_itself, is_local_and_gone
 from persistent_runner.lease.stopper import Deadlines, NotStopped, Stopper
 from persistent_runner.settings import load_settings, state_dir
 from persistent_runner.site import choose_platform
@@ -54,7 +55,7 @@ class Inventory:
     def __init__(self, profile: str | None = None) -> None:
         self._profile = profile or load_settings().profile
         self._ledger = Ledger(state_dir() / "ledger")
-        self._sites: dict[tuple[str, str], Site | str] = {}
+        self._sites: dict[tuple[str, str, str], Site | str] = {}
         self._ways_out = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -106,22 +107,24 @@ class Inventory:
             )
 
     def _state(self, entry: Entry, site: Site) -> str | None:
-        """Return the platform's word for a job, None where it is over: then its record is closed."""
+        """Return the platform's word for a job, None where it is over: then its record is closed.
+
+        A job that the platform does not know now stays in the list: it may know it again.
+        """
         try:
             jobs = [entry.job_id] if entry.job_id else site.platform.find(entry.name)
             state = site.platform.state(jobs[0]) if jobs else None
         except PlatformRefused as error:
-            if error.status != 404:
-                return f"unknown: {error.message}"
-            state = None
+            return "not known to the platform" if error.status == 404 else f"unknown: {error.message}"
         except PlatformError as error:
             return f"unknown: {error.message}"
-        if state is None or state.stopped:
-            record = self._ledger.take(entry)
-            if record is not None:
-                record.update(state="closed")
-                return None
-        return str(state) if state else "not there"
+        if state is not None and not state.stopped:
+            return str(state)
+        record = self._ledger.take(entry)
+        if record is None:
+            return str(state) if state else "being created"
+        record.update(state="closed")
+        return None
 
     def _by_name(self) -> Iterator[Holding]:
         site = self._site(self._profile)
@@ -146,15 +149,16 @@ class Inventory:
 
     def _site_of(self, entry: Entry) -> Site | str:
         """Return the site that a job was leased on, or why it cannot be asked."""
-        key = (entry.profile, entry.base_url)
+        key = (entry.profile, entry.base_url, entry.account)
         if key not in self._sites:
             try:
                 site = self._site(None if entry.profile == "local" else entry.profile)
             except RunnerError as error:
                 self._sites[key] = f"unknown: {error.message}"
             else:
-                same = site.base_url == entry.base_url
-                self._sites[key] = site if same else f"unknown: {entry.profile} is {site.base_url} now"
+                here, there = (site.base_url, site.account), (entry.base_url, entry.account)
+                now = " ".join(here).strip()
+                self._sites[key] = site if here == there else f"unknown: {entry.profile} is {now} now"
         return self._sites[key]
 
     def _site(self, profile: str | None) -> Site:
@@ -192,19 +196,25 @@ class Inventory:
             )
         job_id = holding.job_id or next(iter(site.platform.find(holding.name)), "")
         record = self._ledger.take(entry) if entry is not None else None
-        if not job_id or not site.platform.state(job_id).submitted:
-            if job_id:
-                site.platform.delete(job_id)
+        deadlines = Deadlines()
+        settler = Settler(site.platform, self._ledger, site.poll, deadlines)
+        known = settler.state_or_unknown(job_id) if job_id else None
+        if known is None:
+            state = "the platform does not know it"
+        elif not known.submitted:
+            site.platform.delete(job_id)
             state = "never submitted, deleted"
         else:
             if record is not None:
                 record.update(state="releasing")
-            stopper = Stopper(site.platform, job_id, poll=site.poll.total_seconds(), deadlines=Deadlines())
+            stopper = Stopper(site.platform, job_id, poll=site.poll.total_seconds(), deadlines=deadlines)
             try:
-                state = str(stopper.stop(force=False))
-            except NotStopped as error:
+                with held_back():
+                    state = str(stopper.stop(force=False))
+            except (NotStopped, KeyboardInterrupt) as error:
+                why = error.why if isinstance(error, NotStopped) else "the wait for its end was interrupted"
                 raise ReleaseUnconfirmed(
-                    f"Job {job_id} may still run and cost money: {error.why.rstrip('.')}. {holding.ends}.",
+                    f"Job {job_id} may still run and cost money: {why.rstrip('.')}. {holding.ends}.",
                     remedy=f"Look at it in the platform's portal: {site.base_url}/jobs/{job_id}/",
                 ) from error
         if record is not None:

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from persistent_runner.duration import parse_duration
-from persistent_runner.errors import ConfigError, PlatformError, ReleaseUnconfirmed
+from persistent_runner.errors import ConfigError
 from persistent_runner.interrupts import Leave
 from persistent_runner.lease.access import Access
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease
-from persistent_runner.lease.meter import Cost
 from persistent_runner.lease.naming import lease_name
 from persistent_runner.lease.platform import LeaseRequest, Software
-from persistent_runner.lease.settle import Settler
+from persistent_runner.lease.settle import Settler, Wanted
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import check_fits, complete, guard_of, request_of, run_path, setup_of, spec_guard
 from persistent_runner.remote import ssh
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from persistent_runner.interrupts import Interrupts
-    from persistent_runner.lease.guard import Guard
-    from persistent_runner.lease.ledger import Entry
+    from persistent_runner.lease.meter import Cost
     from persistent_runner.remote.node import Node
     from persistent_runner.remote.proof import Proof
     from persistent_runner.settings import Settings
@@ -115,7 +113,7 @@ def lease(
             setup=setup,
             keep=kept,
             earlier=lambda: desk.settler().settle(
-                request.terms, _adopts(timedelta(0), guard, lambda: Budget(max_cost))
+                Wanted(request.terms, guard.keeper, busy=guard.orphan_busy, budget=lambda: Budget(max_cost))
             ),
             on_released=site.close,
         )
@@ -124,20 +122,6 @@ def lease(
         site.close()
         raise
     return found
-
-
-def _adopts(needs: timedelta, guard: Guard, budget: Callable[[], Budget]) -> Callable[[Entry], bool]:
-    """Return what says whether a kept cluster's time fits: for a trial of `needs`, and not beyond what may be spent.
-
-    The time is what it had left when it was kept, so that no clock of another machine is read.
-    """
-
-    def may_adopt(entry: Entry) -> bool:
-        left = entry.limit - timedelta(seconds=entry.kept_age)
-        most, _ = budget().left(entry.price, Cost(), guard.orphan_busy)
-        return left > needs and (most is None or left <= most)
-
-    return may_adopt
 
 
 def _optional(value: timedelta | str | None) -> timedelta | None:
@@ -217,7 +201,8 @@ def leased(
             def budget(but: str = "") -> Budget:
                 return Budget(spec.study.max_cost, spec.study.max_time, spent(folder.journal(), but=but))
 
-            record = desk.settler(on_cost).settle(request.terms, _adopts(needs, guard, budget))
+            wanted = Wanted(request.terms, guard.keeper, needs, guard.orphan_busy, budget)
+            record = desk.settler(on_cost).settle(wanted)
         try:
 
             def ask(limit: tuple[timedelta, str]) -> None:
@@ -237,9 +222,8 @@ def leased(
                 earlier=lambda: record,
                 confirm=ask,
                 on_cost=on_cost,
-                on_released=site.close,
             )
-            with _held(cluster, site, force=force_stop, keep=keep, interrupted=interrupts.asked):
+            with _held(cluster, interrupts, force=force_stop, keep=keep):
                 yield cluster
         finally:
             if record is not None:
@@ -249,9 +233,7 @@ def leased(
 
 
 @contextlib.contextmanager
-def _held(
-    cluster: ClusterLease, site: Site, *, force: bool, keep: timedelta | None, interrupted: threading.Event
-) -> Iterator[None]:
+def _held(cluster: ClusterLease, interrupts: Interrupts, *, force: bool, keep: timedelta | None) -> Iterator[None]:
     """Acquire a cluster and release or keep it; who leaves waits for nothing, and is told what may still run."""
     try:
         cluster.acquire()
@@ -263,16 +245,13 @@ def _held(
             cluster.release(force=force)
             raise
         else:
-            if keep is not None and not interrupted.is_set():
+            if keep is not None and not interrupts.count:
                 cluster.keep(keep)
             else:
                 cluster.release(force=force)
-    except (Leave, ReleaseUnconfirmed) as error:
-        if cluster.job_id:
-            with contextlib.suppress(PlatformError):  # who left may have done so before the stop was asked for
-                site.platform.stop(cluster.job_id)
-        if isinstance(error, Leave):
-            raise cluster.unconfirmed("you left before its end was confirmed; its stop was asked for") from None
+    except Leave:
+        if (left := cluster.leave()) is not None:
+            raise left from None
         raise
 
 

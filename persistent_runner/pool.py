@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import logging
 import threading
@@ -10,8 +11,9 @@ from concurrent.futures import Future
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, NoCapacity
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.render import walk_inputs
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.remote.workdir import CommandResult
     from persistent_runner.render import Delimiters
 
 log = logging.getLogger(__name__)
 
+TURN_SECONDS = 0.5
 CLOSE_SECONDS = 5.0  # for the threads of all trials to see that their link is gone
 
 Result = TypeVar("Result")
@@ -80,12 +84,11 @@ class Pool:
         )
 
     def renew(self, finished: int, needs_seconds: float) -> None:
-        """Replace a cluster that was lost or is near its end, and set the new one up; see `ClusterLease.renew`."""
+        """Replace a cluster that was lost or is near its end; see `ClusterLease.renew`. It is to be opened then."""
         self.close()
         self._lease.renew(finished, timedelta(seconds=needs_seconds))
         self._setup = None
         self._link = self._new_link()
-        self.open()
 
     @property
     def where(self) -> str:
@@ -99,7 +102,10 @@ class Pool:
         return self._lease.left.total_seconds()
 
     def open(self) -> None:
-        """Start the agent and run the setup; raises what keeps either from working."""
+        """Start the agent and run the setup; raises what keeps either from working.
+
+        NoCapacity where the cluster's time ends before the setup does. The main loop counts as turning meanwhile.
+        """
         hello = self._link.open()
         self.node = hello.host
         cores = self._lease.cores_per_node or hello.cores
@@ -187,8 +193,27 @@ class Pool:
         content = [(file.path, file.mode, hashlib.sha256(file.source.read_bytes()).hexdigest()) for file in files]
         digest = hashlib.sha256(repr((content, setup.command)).encode()).hexdigest()[:12]
         workdir = self._workdir(f"setup-{digest}", 0, self._folder / "setup", setup.folder, "the setup")
-        workdir.push(*setup.inputs)
         log.info("setup: %s", setup.command.strip().splitlines()[0] if setup.command.strip() else "files")
-        result = workdir.run(setup.command or ":")
+
+        def run() -> CommandResult:
+            workdir.push(*setup.inputs)
+            return workdir.run(setup.command or ":")
+
+        try:
+            result = self._wait_for(in_background(run, "setup"))
+        except BaseException:
+            workdir.stop()
+            raise
         log.info("setup: done after %s", format_duration(result.seconds))
         self._setup = workdir.attempt
+
+    def _wait_for(self, future: Future[Result]) -> Result:
+        """Return what a future gives; until then the cluster is shown that it is driven, as long as it has time."""
+        while not concurrent.futures.wait([future], TURN_SECONDS).done:
+            self._lease.turned()
+            if self._lease.left <= timedelta(0):
+                raise NoCapacity(
+                    "The cluster's time is over before its setup has ended.",
+                    remedy="Raise walltime in [cluster], max_cost or max_time in [study], or shorten the setup.",
+                )
+        return future.result()

@@ -77,7 +77,10 @@ def optimize(
         raise ConfigError("optimize needs n_trials or total_trials, one of them", remedy="Write n_trials=20.")
     log_by_default()
     settings = load_settings()
-    with Interrupts() as interrupts, folder_of(study, run_path(settings, study.study_name)) as folder:
+    with (
+        Interrupts(cluster.interrupted) as interrupts,
+        folder_of(study, run_path(settings, study.study_name)) as folder,
+    ):
         try:
             _run_trials(
                 cluster,
@@ -128,9 +131,16 @@ def _run_trials(
         if view is not None:
             view.show(progress)
 
-    try:
+    def opened() -> None:
         with interrupts.at_once():  # the setup is waited for here, and an interrupt must not wait for its end
             pool.open()
+
+    def renew(finished: int, needs_seconds: float) -> None:
+        pool.renew(finished, needs_seconds)
+        opened()
+
+    try:
+        opened()
         return Loop(
             study,
             objective,
@@ -145,7 +155,7 @@ def _run_trials(
             node=lambda: pool.node,
             where=lambda: pool.where,
             left=lambda: pool.seconds_left,
-            renew=pool.renew,
+            renew=renew,
             price=pool.trial_price,
             catch=catch,
             on_turn=turned,

@@ -98,7 +98,7 @@ def choose_platform(settings: Settings, *, stop: threading.Event | None = None) 
     except BaseException:
         site.close()
         raise
-    return replace(site, account=user.email)
+    return replace(site, account=user.account)
 
 
 def default_key() -> Path:

@@ -37,6 +37,7 @@ FLOORS = {
     "recovery": 1,
     "redaction": 1,
     "settings": 1,
+    "background": 1,
     "account": 1,
     "render": 1,
     "duration": 1,

@@ -110,7 +110,7 @@ def test_another_study_leaves_it_alone(place: Place, caplog: pytest.LogCaptureFi
 def test_a_kept_cluster_goes_to_the_next_script(place: Place) -> None:
     """`keep`: the block's end leaves it, another study with the same request gets it, without a second job."""
     with a_lease("first", keep="10m") as first:
-        assert first.hold.wait_for_tick()
+        assert first.hold.learn_age()
     (record,) = records(place, "first")
     assert (record["state"], record["kept_seconds"]) == ("kept", 600)
     with a_lease("second") as second:

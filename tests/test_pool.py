@@ -297,6 +297,7 @@ def test_a_renewed_pool_is_on_other_machines_and_set_up_anew(pools: Pools) -> No
 
     first = pool.submit(0, 1, counted).result(60)
     pool.renew(1, 0.0)
+    pool.open()
 
     assert pools.platform.state(job_id).stopped
     assert pool.where != before

@@ -1,4 +1,4 @@
-"""The creation of a job: once, whatever answers are lost, and compared with what was asked."""
+"""A job is created once and submitted once, whatever answers are lost, and compared with what was asked."""
 
 from __future__ import annotations
 
@@ -60,3 +60,33 @@ def refuse_differences(saved: SavedJob) -> None:
         log.warning("Job %s: the platform did not show what it saved of %s", saved.job_id, ", ".join(saved.not_echoed))
     if saved.ssh_open_to:
         log.info("Job %s: the account lets %s connect to its machines", saved.job_id, saved.ssh_open_to)
+
+
+def submit_once(access: Access, job_id: str) -> None:
+    """Submit a saved job; where the answer is lost, or refuses a job that a lost one had started, its state decides.
+
+    Raises PlatformRefused, PlatformUnavailable, or KeyboardInterrupt when `access.stop` is set.
+    """
+    platform = access.platform
+    asked = False
+
+    def submit() -> None:
+        nonlocal asked
+        if asked and platform.state(job_id).submitted:
+            return
+        asked = True
+        try:
+            platform.submit(job_id)
+        except PlatformRefused:
+            if not platform.state(job_id).submitted:
+                raise
+
+    def lost(error: Exception) -> None:
+        log.warning("Whether job %s was submitted is not known, looking at it: %s", job_id, error)
+
+    recover(
+        submit,
+        {PlatformUnavailable: lost},
+        Backoff(total=access.deadlines.created.total_seconds()),
+        access.stop,
+    )

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import BudgetSpent, ConfigError
+from persistent_runner.errors import BudgetSpent, ConfigError, LeaseLost
 from persistent_runner.lease.keeper import Switch
 from persistent_runner.lease.meter import Cost, whole_hours
 
+_MOST_FRUITLESS = 3
 _WALLTIME_MARGIN = timedelta(minutes=5)  # so that the job ends by itself, its files saved, before the platform cuts it
 
 
@@ -109,3 +110,26 @@ class Budget:
             if guard.keeper:
                 limits.append((left, why))
         return min(limits)
+
+
+class Breaker:
+    """Ends the search for a cluster that lasts: leases that each end without a finished trial burn money."""
+
+    def __init__(self) -> None:
+        self._fruitless = 0
+        self._finished = 0
+
+    def count_lost(self, finished: int = 0) -> None:
+        """Note that a lease was lost, `finished` trials being settled by then; LeaseLost for the third fruitless one.
+
+        Each `optimize` counts its trials from 0.
+        """
+        if finished not in {0, self._finished}:
+            self._finished, self._fruitless = finished, 0
+            return
+        self._fruitless += 1
+        if self._fruitless >= _MOST_FRUITLESS:
+            raise LeaseLost(
+                f"{_MOST_FRUITLESS} leases ended without a finished trial.",
+                remedy="See the last messages and the jobs' logs, then run the same line: it goes on.",
+            )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConnectionLost, PlatformError, RunnerError
-from persistent_runner.remote.link import Link, RequestRefused
+from persistent_runner.recovery import Backoff
+from persistent_runner.remote.link import Link, Patience, RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
     from persistent_runner.lease.keeper import Switch
     from persistent_runner.remote.frames import Life
-    from persistent_runner.remote.link import Patience
 
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 5.0
 """How long an order to the switch may take until the node has confirmed it."""
+
+_ENDLESS = Patience(reconnect=Backoff(first=0.5, most=15.0, total=math.inf))
+"""While the platform says that the machines are there, somebody may come back to them: the way is tried for ever."""
 
 _SHORTEST_DOUBT = 5.0  # seconds; with very short ticks a busy machine may be late by many of them
 
@@ -65,7 +68,7 @@ class Heart:
         self._hang = hang
         self._ask_platform = check
         self._idle_seconds = idle_seconds
-        self._link = Link(connect, run="", lease=lease, node=node, check=self._check, patience=patience)
+        self._link = Link(connect, run="", lease=lease, node=node, check=self._check, patience=patience or _ENDLESS)
         self._token = secrets.token_hex(4)
         self._order = threading.Lock()  # what is sent to the switch leaves in the order of its numbers
         self._number = 0
@@ -114,11 +117,9 @@ class Heart:
     def keep(self, ticks: int) -> None:
         """Send the last beat: the switch waits `ticks` for another one, by whoever adopts the cluster.
 
-        From now on this heart sends no beat. Without a switch there is nothing to tell. Raises ConnectionLost when the
-        node has not confirmed it within a few seconds: then the switch's own idle limit may hold.
+        From now on this heart sends no beat. Raises ConnectionLost when the node has not confirmed it within a few
+        seconds: then the switch's own idle limit may hold.
         """
-        if self._switch is None:
-            return
         with self._order:
             self._kept = True
             confirmed = self._link.ping(self._next_beat(), keep=ticks)
@@ -148,7 +149,7 @@ class Heart:
 
     def _run(self) -> None:
         try:
-            self._link.open()
+            self._link.open(threading.TIMEOUT_MAX)
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease must learn that nothing beats
             self._give_up(error)
             return

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.crash import crash_point
@@ -16,18 +16,18 @@ from persistent_runner.errors import (
     LeaseLost,
     NoCapacity,
     PlatformError,
-    PlatformRefused,
     PlatformUnavailable,
     ReleaseUnconfirmed,
     RunnerError,
 )
-from persistent_runner.lease.create import create_once, refuse_differences
+from persistent_runner.lease.create import create_once, refuse_differences, submit_once
 from persistent_runner.lease.heart import Heart
 from persistent_runner.lease.keeper import host_keys
 from persistent_runner.lease.ledger import NotRecorded
+from persistent_runner.lease.progress import Countdown
 from persistent_runner.lease.stopper import NotStopped, Stopper
 from persistent_runner.lease.watch import Watch
-from persistent_runner.recovery import Backoff, recover
+from persistent_runner.recovery import recover
 from persistent_runner.remote.proof import Proof
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from persistent_runner.lease.access import Access
     from persistent_runner.lease.guard import Guard
     from persistent_runner.lease.keeper import Switch
-    from persistent_runner.lease.ledger import LeasePhase, Record
+    from persistent_runner.lease.ledger import Entry, LeasePhase, Record
     from persistent_runner.lease.meter import Meter
     from persistent_runner.lease.platform import LeaseRequest
 
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 _TICK_SECONDS = 120.0
 _HOST_KEY_LINES = 200
 _FREE: frozenset[LeasePhase] = frozenset({"creating", "saved", "submitting"})
-_SAY_LEFT = (timedelta(minutes=15), timedelta(minutes=5))
 
 
 class Hold:
@@ -76,7 +75,7 @@ class Hold:
         self._guard = guard
         self._record = record
         self._connect_lock = threading.Lock()
-        self._said_left = 0
+        self._countdown = Countdown(meter)
         self._said_gone = False
         proof = Proof(
             name=request.name,
@@ -117,25 +116,7 @@ class Hold:
         self._check_stop()
         self._enter("submitting")
         crash_point("submitting")
-        limit, stop = Backoff(total=self._access.deadlines.created.total_seconds()), self._access.stop
-        asked = False
-
-        def submit() -> None:
-            nonlocal asked
-            # The answer was lost, or refused a job that a lost one had started: its own state decides.
-            if asked and self._platform.state(self.job_id).submitted:
-                return
-            asked = True
-            try:
-                self._platform.submit(self.job_id)
-            except PlatformRefused:
-                if not self._platform.state(self.job_id).submitted:
-                    raise
-
-        def lost(error: Exception) -> None:
-            log.warning("Whether job %s was submitted is not known, looking at it: %s", self.job_id, error)
-
-        recover(submit, {PlatformUnavailable: lost}, limit, stop)
+        submit_once(self._access, self.job_id)
         crash_point("submitted")
         self._enter("submitted")
         crash_point("submit-recorded")
@@ -206,14 +187,21 @@ class Hold:
         )
         self.heart.start()
 
-    def wait_for_tick(self) -> bool:
-        """Wait until the switch has answered and its age is known; return whether it has."""
+    def learn_age(self) -> bool:
+        """Learn how old a cluster is that somebody else has started; return whether that is known, and it lives.
+
+        Its switch tells. Where it has none, the time since its record was begun is taken, which is no less.
+        """
+        if self.switch is None:
+            began = datetime.fromisoformat(self._record.entry.began)
+            self.meter.start(max(timedelta(0), datetime.now(UTC) - began))
+            return True
         deadline = time.monotonic() + _TICK_SECONDS
-        while self.switch is not None and self.heart is not None and self.heart.tick is None:
+        while self.heart is not None and self.heart.tick is None:
             if self.heart.lost is not None or time.monotonic() > deadline:
                 return False
             self.watch.pause()
-        return True
+        return self.left > timedelta(0)
 
     # -- while it is held
 
@@ -238,10 +226,7 @@ class Hold:
             if (self.heart.ended or self.heart.is_switch_dead) and not self._said_gone:
                 self._said_gone = True
                 log.warning("Job %s: its dead-man's switch %s", self.job_id, self.heart.ended or "is gone")
-        if self._said_left < len(_SAY_LEFT) and self.meter.left < _SAY_LEFT[self._said_left]:
-            if self.meter.limit > 2 * _SAY_LEFT[self._said_left]:
-                log.warning("Job %s ends %s", self.job_id, self.meter.end)
-            self._said_left += 1
+        self._countdown.say(self.job_id)
 
     def check_machines(self) -> None:
         """Raise where the job or its machines are gone: see `Watch.check_machines`."""
@@ -262,9 +247,40 @@ class Hold:
         heart, switch = self.heart, self.switch
         if heart is None or switch is None:
             raise RunnerError("A cluster without a dead-man's switch cannot be kept.", remedy="Leave keeper = true.")
-        heart.keep(round(duration.total_seconds() / switch.tick_seconds))
         age = self.meter.age.total_seconds()
+        # First the record: it may say that a cluster lives longer than it does, and never less.
         self._record.update(state="kept", kept_seconds=duration.total_seconds(), kept_age=age)
+        try:
+            heart.keep(round(duration.total_seconds() / switch.tick_seconds))
+        except RunnerError:
+            self._record.update(state="submitted", kept_seconds=None)
+            raise
+        self._let_go()
+
+    def give_back(self, before: Entry) -> bool:
+        """Let go of a cluster that was kept and is of no use to us, for what is left of that time; False where none is.
+
+        `before` is its record as it was found.
+        """
+        if self.watch.state is None or not self.watch.state.executing:
+            return False
+        if self.heart is None:  # it has heard nothing of us, and waits as it did
+            kept = {"state": "kept", "kept_seconds": before.kept_seconds}
+            self._record.update(**kept, folder=before.folder, study=before.study)
+            self._let_go()
+            return True
+        waited = self.meter.age.total_seconds() - before.kept_age
+        left = (before.kept_seconds or 0.0) - waited
+        if not self.meter.is_sure or left <= 0:
+            return False
+        try:
+            self.keep(timedelta(seconds=left))
+        except RunnerError as error:
+            log.warning("Job %s: %s", self.job_id, error)
+            return False
+        return True
+
+    def _let_go(self) -> None:
         self.phase = "kept"
         self.close_connection()
         self._record.let_go()
@@ -284,12 +300,23 @@ class Hold:
         except KeyboardInterrupt as error:
             if self.phase in {"creating", "saved"}:  # it costs nothing
                 raise
-            raise self.unconfirmed("the release was interrupted") from error
+            raise self.leave("the release was interrupted") from error
         finally:
             self.close_connection()
-        self.meter.close()
+        state = self.watch.state
+        self.meter.close(state.executed if state else None, state.booted if state else None)
         self._enter("closed")
         crash_point("closed")
+
+    def leave(self, why: str) -> ReleaseUnconfirmed:
+        """Ask once for the end, within seconds; return the error that says what may still run, and until when."""
+        error = self.unconfirmed(why)
+        self.close_connection()
+        if self.job_id:
+            log.warning("Job %s: asking for its stop, and leaving", self.job_id)
+            with contextlib.suppress(PlatformError, KeyboardInterrupt):  # whoever presses again does not wait for that
+                self._platform.stop(self.job_id, patient=False)
+        return error
 
     def _stop(self, *, force: bool) -> None:
         self._enter("releasing")
@@ -326,7 +353,8 @@ class Hold:
 
     def unconfirmed(self, why: str) -> ReleaseUnconfirmed:
         """Return the error that says what may still run, and until when."""
-        where = f" at {self.url}" if self.url else ""
+        job = self.job_id or f"named {self.request.name}"
+        where = f" at {self.url}" if self.url and self.job_id else ""
         alone = ""
         if self.switch is not None:
             idle, busy = format_duration(self._guard.idle_end), format_duration(self._guard.busy_end)
@@ -335,9 +363,10 @@ class Hold:
                 f" ({busy} while a trial runs)."
             )
         return ReleaseUnconfirmed(
-            f"Job {self.job_id} may still run and cost money: {why.rstrip('.')}.{alone} "
+            f"Job {job} may still run and cost money: {why.rstrip('.')}.{alone} "
             f"It ends by itself at the latest {self.meter.end}.",
-            remedy=f"Look at job {self.job_id}{where} and stop it there, or run: persistent-runner stop {self.job_id}",
+            remedy=f"Look at job {job}{where} and stop it there, or run: persistent-runner stop "
+            f"{self.job_id or self.request.name}",
         )
 
     def close_connection(self) -> None:

@@ -22,6 +22,7 @@ _HOST_KEY = "KEEPER-HOSTKEY"
 # `sleep` waits in the background because a shell runs a trap only after what is in the foreground has ended. What goes
 # on in the background holds none of the shell's streams, or the platform would wait for its end.
 _TEXT = """\
+[ -z "${ZSH_VERSION:-}" ] || emulate sh
 set +eu; umask 077; P=$PERSISTENT_RUNNER_PROOF; unset PERSISTENT_RUNNER_PROOF
 D=$HOME/.persistent-runner/@NAME@ T=@TICK@ IDLE=@IDLE@ BUSY=@BUSY@ BUDGET=@BUDGET@ CAP=@CAP@
 mkdir -p "$D" && cd "$D" || { echo "KEEPER-END cannot use $D"; exit 70; }
@@ -87,16 +88,6 @@ class Switch:
             budget=looks,
             cap_seconds=math.ceil((looks + _MARGIN) * tick.total_seconds()),
         )
-
-    @property
-    def idle_seconds(self) -> float:
-        """How long the cluster lives after the last beat that the switch has seen, with nothing running."""
-        return self.idle * self.tick_seconds
-
-    @property
-    def busy_seconds(self) -> float:
-        """How long the cluster lives after the last beat that the switch has seen, while a command runs."""
-        return self.busy * self.tick_seconds
 
 
 def job_command(name: str, switch: Switch | None) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from persistent_runner.errors import ConfigError, RunnerError
+from persistent_runner.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,9 +91,11 @@ class Record:
     def secret(self) -> str:
         """What the lease's machines prove themselves with; empty where the file is gone."""
         try:
-            return self._beside("secret").read_text("ascii").strip()
+            found = self._beside("secret").read_text("ascii").strip()
         except (OSError, UnicodeError):
             return ""
+        hide(found)
+        return found
 
     def update(self, **changes: Any) -> None:
         """Record what is new; a closed lease needs its secret and its lock no more."""
@@ -108,6 +111,7 @@ class Record:
 
     def keep_secret(self, secret: str) -> None:
         """Write the lease's secret beside the record, for its user alone."""
+        hide(secret)
         _write(self._beside("secret"), f"{secret}\n")
 
     def let_go(self) -> None:

@@ -21,8 +21,8 @@ from persistent_runner.errors import (
     ReleaseUnconfirmed,
     RunnerError,
 )
-from persistent_runner.interrupts import ExitGuard
-from persistent_runner.lease.guard import Budget, Guard
+from persistent_runner.interrupts import ExitGuard, held_back
+from persistent_runner.lease.guard import Breaker, Budget, Guard
 from persistent_runner.lease.hold import Hold
 from persistent_runner.lease.keeper import Switch, job_command
 from persistent_runner.lease.meter import Cost, Meter
@@ -35,13 +35,11 @@ if TYPE_CHECKING:
 
     from persistent_runner.lease.access import Access
     from persistent_runner.lease.cluster import Cluster, Setup
-    from persistent_runner.lease.ledger import Ledger, Record
+    from persistent_runner.lease.ledger import Entry, Ledger, Record
     from persistent_runner.lease.platform import LeaseRequest, Quote
     from persistent_runner.remote.node import Node
 
 log = logging.getLogger(__name__)
-
-_FRUITLESS = 3  # leases without a finished trial, after which no other one is asked for
 
 
 class ClusterLease:
@@ -93,8 +91,7 @@ class ClusterLease:
         self._hold: Hold | None = None
         self._before = Cost()  # of this object's former jobs
         self._ended = False
-        self._finished_before = 0
-        self._fruitless = 0
+        self._breaker = Breaker()
         self._exit_guard = ExitGuard(self.release)
 
     def __enter__(self) -> Self:
@@ -179,11 +176,6 @@ class ClusterLease:
         return self._before + self._hold.meter.cost if self._hold else self._before
 
     @property
-    def generation(self) -> tuple[str, int]:
-        """The job and which of its launches the machines belong to: another pair means other machines."""
-        return self.job_id, self.cluster.generation
-
-    @property
     def left(self) -> timedelta:
         """The time until what runs must be over, by walltime, budget and the dead-man's switch."""
         most, _ = self._budget.left(self.price, self.cost, self.guard.orphan_busy)
@@ -224,19 +216,10 @@ class ClusterLease:
         def replace(lost: Exception) -> None:
             log.warning("%s", lost)
             self._close()
-            self._count_fruitless()
+            self._breaker.count_lost()
 
         soon = Backoff(first=self._access.poll.total_seconds(), total=math.inf)  # the count ends it
         recover(lambda: self._lease(needs), {LeaseLost: replace}, soon, self._access.stop)
-
-    def _count_fruitless(self) -> None:
-        """Note that a lease ended without a finished trial; LeaseLost for the third in a row."""
-        self._fruitless += 1
-        if self._fruitless >= _FRUITLESS:
-            raise LeaseLost(
-                f"{_FRUITLESS} leases ended without a finished trial.",
-                remedy="See the last messages and the jobs' logs, then run the same line: it goes on.",
-            )
 
     def _lease(self, needs: timedelta = timedelta(0)) -> None:
         """Ask for a new job and wait until it can be used."""
@@ -264,35 +247,49 @@ class ClusterLease:
         self._hold.join()
 
     def _attach(self, record: Record) -> bool:
-        """Go on with a cluster that an earlier driver left; release it where it has not enough time left."""
+        """Go on with a cluster that an earlier driver left; let go of it where it cannot be used for long enough."""
         entry = record.entry
-        used = timedelta(seconds=entry.kept_age) if entry.state == "kept" else timedelta(0)
         switch = Switch(**entry.switch) if entry.switch else None
-        hours, limit = timedelta(hours=entry.walltime_hours), entry.limit
         request = self.request.model_copy(update={"name": entry.name, "proof": record.secret})
-        meter = Meter(entry.price, limit, f"by its walltime of {format_duration(hours)} or its budget", used)
+        why, used = f"by its walltime of {entry.walltime_hours}h or its budget", timedelta(seconds=entry.kept_age)
+        meter = Meter(entry.price, entry.limit, why, used=used, is_sure=False)
+        # What was accepted without proof proves nothing to who wants one.
+        is_proven = self.guard.unverified or not entry.unverified
         record.update(
-            state="submitted", folder=self._ledger.folder, study=self._study, kept_seconds=None, pid=os.getpid()
+            state="submitted",
+            folder=self._ledger.folder,
+            study=self._study,
+            kept_seconds=None,
+            pid=os.getpid(),
+            pins=entry.pins if is_proven else {},
+            unverified=self.guard.unverified,
         )
-        self._on_cost(entry.name, Cost(limit.total_seconds(), limit.total_seconds()), False)
+        self._on_cost(entry.name, Cost(entry.limit.total_seconds(), entry.limit.total_seconds()), False)
         hold = self._hold = Hold(self._access, request, record, meter=meter, guard=self.guard, switch=switch)
-        log.info(
-            "Going on with job %s, which an earlier start left%s", hold.job_id, f": {hold.url}" if hold.url else ""
-        )
+        log.info("Going on with job %s, which an earlier start left: %s", hold.job_id, hold.url)
         crash_point("attaching")
         try:
             hold.join()
-            enough = hold.wait_for_tick() and self.left > self._needs
+            enough = hold.learn_age() and self.left > self._needs
         except (HostNotProven, JobStopped):
             raise
         except RunnerError as error:
             log.warning("Job %s cannot be gone on with: %s", hold.job_id, error)
             enough = False
         if not enough:
-            log.info("Job %s is released; it has not enough time left", hold.job_id)
-            self._close()
+            self._leave(entry)
         self.is_attached = enough
         return enough
+
+    def _leave(self, before: Entry) -> None:
+        """Let go of a cluster that is of no use to us: one that was kept goes back, any other is ended."""
+        hold = self.hold
+        if before.state == "kept" and hold.give_back(before):
+            log.info("Job %s stays kept for another study", hold.job_id)
+            self._on_cost(before.name, hold.meter.cost, True)
+        else:
+            log.info("Job %s is released: it cannot be used for long enough", hold.job_id)
+            self._close()
 
     def renew(self, finished: int = 0, needs: timedelta = timedelta(0)) -> Cluster:
         """Replace a cluster that was lost or is near its end; `finished` trials of this start are settled by now.
@@ -303,10 +300,7 @@ class ClusterLease:
         """
         with self._lock:
             hold = self.hold
-            if finished > self._finished_before:
-                self._finished_before, self._fruitless = finished, 0
-            else:
-                self._count_fruitless()
+            self._breaker.count_lost(finished)
             self.is_attached = False
             if self._is_launched_anew(hold):
                 hold.rejoin()
@@ -322,6 +316,11 @@ class ClusterLease:
             return hold.watch.check().executing and hold.watch.is_launched_anew
         except (LeaseLost, PlatformError):
             return False
+
+    @property
+    def interrupted(self) -> threading.Event:
+        """Set, it ends every wait of this lease but that for the end of a job."""
+        return self._access.stop
 
     def connect(self) -> Any:
         """Return the connection to the head node, a new one where the last was closed; ConnectionLost if it fails."""
@@ -353,12 +352,8 @@ class ClusterLease:
                 return
             self._on_cost(hold.request.name, hold.meter.cost, True)
             self._finish()
-            log.warning(
-                "Job %s is kept for %s and costs money until then; persistent-runner stop %s ends it",
-                hold.job_id,
-                format_duration(duration),
-                hold.job_id,
-            )
+            told = f"Job {hold.job_id} is kept for {format_duration(duration)} and costs money until then"
+            log.warning("%s; persistent-runner stop %s ends it", told, hold.job_id)
 
     def release(self, *, force: bool = False) -> None:
         """End the job and return when the platform says `Stopped`; nothing to do the second time.
@@ -371,7 +366,8 @@ class ClusterLease:
                 self._exit_guard.remove()
                 return
             try:
-                self._close(force=force)
+                with held_back():
+                    self._close(force=force)
             except ReleaseUnconfirmed:
                 self._exit_guard.remove()  # it was tried, and a process that ends must not try for another hour
                 raise
@@ -379,17 +375,24 @@ class ClusterLease:
 
     def _close(self, *, force: bool = False) -> None:
         hold = self.hold
-        if hold.phase == "closed":  # and accounted for
+        if hold.phase in {"closed", "kept"}:  # and accounted for
             return
         hold.release(force=force)
-        self._on_cost(hold.request.name, hold.meter.cost, True)
+        if hold.meter.is_sure:  # else it goes on to count with the most that it can have taken
+            self._on_cost(hold.request.name, hold.meter.cost, True)
 
     def _finish(self) -> None:
         self._ended = True
         self._exit_guard.remove()
         self._on_released()
 
-    def unconfirmed(self, why: str) -> ReleaseUnconfirmed:
-        """Return the error that says what may still run, and until when."""
+    def leave(self) -> ReleaseUnconfirmed | None:
+        """Ask for the end without waiting for it; return the error that says what may still run and until when.
+
+        None is returned where nothing can: there is no job, it was kept, or its end was read.
+        """
         self._exit_guard.remove()
-        return self.hold.unconfirmed(why)
+        hold = self._hold
+        if hold is None or hold.phase in {"closed", "kept"}:
+            return None
+        return hold.leave("you left before its end was confirmed; its stop was asked for")

@@ -58,12 +58,16 @@ class Meter:
     """Runs from `boot` and `start` to `close` by the monotonic clock; `price` is of the whole cluster per hour.
 
     `limit` is how long the command may run at most before it ends by itself, `why` what ends it, for people. `used` is
-    how much of it others have paid for.
+    how much of it others have paid for. `is_sure` says whether the age is known: of a cluster that an earlier driver
+    left it is not, until its switch or the platform has told it.
     """
 
-    def __init__(self, price: float | None, limit: timedelta, why: str, used: timedelta = timedelta(0)) -> None:
+    def __init__(
+        self, price: float | None, limit: timedelta, why: str, *, used: timedelta = timedelta(0), is_sure: bool = True
+    ) -> None:
         self.price = price
         self.limit = limit
+        self.is_sure = is_sure
         self._why = why
         self._used = used
         self._booted: float | None = None
@@ -75,15 +79,25 @@ class Meter:
         """Note that the machines were first seen booting."""
         self._booted = self._booted or time.monotonic()
 
-    def start(self, age: timedelta = timedelta(0)) -> None:
-        """Note that the command runs, and has run for `age`."""
-        begun = time.monotonic() - age.total_seconds()
+    def start(self, age: timedelta | None = None) -> None:
+        """Note that the command runs, and has run for `age` by who counts that."""
+        self.is_sure |= age is not None
+        begun = time.monotonic() - (age or timedelta(0)).total_seconds()
         self._started = begun if self._started is None else min(self._started, begun)
         self._booted = min(self._booted or self._started, self._started)
         self._ends_at = datetime.now(UTC) + self.limit - self.age
 
-    def close(self) -> None:
-        """Note that nothing costs any more."""
+    def close(self, executed: timedelta | None = None, booted: timedelta | None = None) -> None:
+        """Note that nothing costs any more, and how long the command ran and machines were there, where that is told.
+
+        What was seen here counts where it is more.
+        """
+        self.is_sure |= executed is not None
+        if executed:
+            self.start(executed)
+        if booted:
+            begun = time.monotonic() - booted.total_seconds()
+            self._booted = min(self._booted or begun, begun)
         self._closed = time.monotonic()
 
     @property

@@ -40,7 +40,7 @@ class LeaseRequest(BaseModel):
     priority: Literal["on_demand", "economy"] = "on_demand"
     project: str | None = None
     software: tuple[Software, ...] = (Software(analysis="user_included", version="0"),)
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default={}, repr=False)  # a value may be secret
     public_key: str = ""
     proof: str = Field(default="", repr=False, exclude=True)
 
@@ -133,7 +133,10 @@ class JobRow:
 
 
 class Platform(Protocol):
-    """The verbs. Each raises PlatformUnavailable or PlatformRefused and returns within its own deadline."""
+    """The verbs. Each raises PlatformUnavailable or PlatformRefused and returns within its own deadline.
+
+    Who is not `patient` is answered within seconds, or told that the platform did not answer.
+    """
 
     def create(self, request: LeaseRequest) -> SavedJob:
         """Save a job without starting it, read it back and compare; never repeated blindly."""
@@ -150,16 +153,16 @@ class Platform(Protocol):
     def jobs(self, prefix: str) -> list[JobRow]:
         """Return the jobs whose names begin so, the newest first."""
 
-    def state(self, job_id: str) -> LeaseState:
+    def state(self, job_id: str, *, patient: bool = True) -> LeaseState:
         """Return what the platform says of the job now."""
 
-    def nodes(self, job_id: str) -> list[Node]:
+    def nodes(self, job_id: str, *, patient: bool = True) -> list[Node]:
         """Return the machines that have an address, the head node first; empty while there are none."""
 
     def log(self, job_id: str, *, lines: int = 20) -> str:
         """Return the last lines that the job's command printed; empty where there are none yet."""
 
-    def stop(self, job_id: str, *, force: bool = False) -> None:
+    def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
         """Ask for the end of a job, gracefully or by force; nothing to do when it has ended."""
 
     def delete(self, job_id: str) -> None:

@@ -6,19 +6,21 @@ import ipaddress
 import logging
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from persistent_runner.crash import crash_point
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import PlatformError, PlatformRefused, ReleaseUnconfirmed
+from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.ledger import NotRecorded
 from persistent_runner.lease.meter import Cost, cost_of
 from persistent_runner.lease.stopper import NotStopped, Stopper
+from persistent_runner.recovery import Backoff, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
 
     from persistent_runner.lease.ledger import Entry, Ledger, Record
     from persistent_runner.lease.platform import LeaseState, Platform
@@ -27,6 +29,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 2.0
+LOCAL_ACCOUNT = "local@localhost"
+"""The address by which a local platform is known wherever it is served."""
+
+
+class _Unknown(Exception):
+    """The platform does not know a job."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The cluster that a start could go on with: asked with the same `terms`, and with a switch where one is wanted.
+
+    One that was kept must also have the time for a trial that `needs` it, and its switch must not let it cost more than
+    this start may spend, by `budget` and for a trial that runs at the end up to `busy`.
+    """
+
+    terms: dict[str, Any]
+    keeper: bool = True
+    needs: timedelta = timedelta(0)
+    busy: timedelta = timedelta(0)
+    budget: Callable[[], Budget] = Budget
+
+    def fits(self, entry: Entry) -> bool:
+        """Return whether a recorded cluster is such a one."""
+        if entry.terms != self.terms or (self.keeper and entry.switch is None):
+            return False
+        if entry.state != "kept":
+            return True
+        # What it had left when it was kept: no clock of another machine is read.
+        left = entry.limit - timedelta(seconds=entry.kept_age)
+        most, _ = self.budget().left(entry.price, Cost(), self.busy)
+        return left > self.needs and (most is None or left <= most)
 
 
 @dataclass(frozen=True)
@@ -43,17 +77,15 @@ class Settler:
     deadlines: Deadlines
     on_cost: Callable[[str, Cost, bool], None] = lambda _name, _cost, _final: None
 
-    def settle(
-        self, terms: dict[str, Any] | None, may_adopt: Callable[[Entry], bool] = lambda _: True
-    ) -> Record | None:
+    def settle(self, wanted: Wanted | None) -> Record | None:
         """Settle all, and return the record of a cluster to go on with: this run folder's, else one that was kept.
 
-        `terms` is what a cluster must have been asked with, None where none is needed; `may_adopt` says of one that was
-        kept whether its time fits. This folder's own is ended where it does not fit, unless it was kept for others.
-        Raises PlatformUnavailable or PlatformRefused where this folder's cluster cannot be asked for, and
-        ReleaseUnconfirmed where its end is not confirmed.
+        None is `wanted` where nothing is to be run. This folder's own is ended where it does not fit, unless it was
+        kept for others. Raises PlatformUnavailable or PlatformRefused where this folder's cluster cannot be asked for,
+        and ReleaseUnconfirmed where its end is not confirmed.
         """
-        candidates: dict[bool, Record] = {}  # by whether they are this folder's own
+        ours: Record | None = None
+        kept: Record | None = None
         for entry in self.ledger.unfinished():
             record = self._take(entry)
             if record is None:
@@ -61,9 +93,8 @@ class Settler:
             crash_point("settling")
             own = bool(entry.folder) and entry.folder == self.ledger.folder
             try:
-                if self._may_go_on(record, None if own in candidates else terms, may_adopt, own=own):
-                    candidates[own] = record
-                    continue
+                if self._may_go_on(record, None if (ours if own else kept) else wanted, own=own):
+                    ours, kept = (record, kept) if own else (ours, record)
             except PlatformError as error:
                 if own:
                     raise
@@ -71,22 +102,20 @@ class Settler:
             except NotRecorded as error:
                 log.warning("%s", error)
             finally:
-                if record not in candidates.values():
+                if record not in {ours, kept}:
                     record.let_go()
-        if True in candidates and False in candidates:
-            candidates.pop(False).let_go()
-        return candidates.get(True) or candidates.get(False)
+        if ours and kept:
+            kept.let_go()
+        return ours or kept
 
-    def _may_go_on(
-        self, record: Record, terms: dict[str, Any] | None, may_adopt: Callable[[Entry], bool], *, own: bool
-    ) -> bool:
+    def _may_go_on(self, record: Record, wanted: Wanted | None, *, own: bool) -> bool:
         """Settle one record; return whether this start may use its cluster."""
-        state = self._settled(record)
+        state = self._settled(record, own=own)
         if state is None:
             return False
         going = not (state.ended or state.ending or record.entry.state == "releasing")
         kept = record.entry.state == "kept"
-        if going and record.entry.terms == terms and (may_adopt(record.entry) if kept else own):
+        if going and (own or kept) and wanted is not None and wanted.fits(record.entry):
             return True
         if own and not kept:
             self._end(record, wait=True)
@@ -110,23 +139,26 @@ class Settler:
             return None
         return record
 
-    def _settled(self, record: Record) -> LeaseState | None:
-        """Delete a job that was never started, close the record of one that is over; return the state of any other."""
+    def _settled(self, record: Record, *, own: bool) -> LeaseState | None:
+        """Delete a job that was never started, close the record of one that is over; return the state of any other.
+
+        A platform that does not know a job may know it again: this folder's is asked for some time before that is
+        believed, and of others' nothing is.
+        """
         entry = record.entry
         if not entry.job_id:
             for job_id in self.platform.find(entry.name):
                 self._delete(record, job_id)
             _close(record)
             return None
-        try:
-            state = self.platform.state(entry.job_id)
-        except PlatformRefused as error:
-            if error.status != 404:
-                raise
-            log.info("Job %s of an earlier start is not there any more", entry.job_id)
+        state = self.state_or_unknown(entry.job_id) if own else self.platform.state(entry.job_id)
+        if state is None:
+            log.info("The platform knows job %s of an earlier start no more", entry.job_id)
             _close(record)
             return None
-        if not state.submitted and entry.state not in {"submitted", "kept"}:
+        # A release is begun of what may run: an empty history is then believed when it was read twice.
+        draft = not state.submitted and entry.state not in {"submitted", "kept"}
+        if draft and (entry.state != "releasing" or not self.platform.state(entry.job_id).submitted):
             self._delete(record, entry.job_id)
             _close(record)
             return None
@@ -135,6 +167,23 @@ class Settler:
             _close(record)
             return None
         return state
+
+    def state_or_unknown(self, job_id: str) -> LeaseState | None:
+        """Return what the platform says of a job; None where it has not known it for a minute."""
+
+        def ask() -> LeaseState:
+            try:
+                return self.platform.state(job_id)
+            except PlatformRefused as error:
+                if error.status != 404:
+                    raise
+                raise _Unknown from error
+
+        again = Backoff(first=self.poll.total_seconds(), most=5, total=self.deadlines.unknown.total_seconds())
+        try:
+            return recover(ask, {_Unknown: lambda _: log.info("The platform does not know job %s now", job_id)}, again)
+        except _Unknown:
+            return None
 
     def _delete(self, record: Record, job_id: str) -> None:
         if self.platform.state(job_id).submitted:
@@ -174,9 +223,10 @@ class Settler:
             state = Stopper(self.platform, job_id, poll=self.poll.total_seconds(), deadlines=self.deadlines).stop(
                 force=False
             )
-        except NotStopped as error:
+        except (NotStopped, KeyboardInterrupt) as error:
+            why = error.why if isinstance(error, NotStopped) else "the wait for its end was interrupted"
             raise ReleaseUnconfirmed(
-                f"Job {job_id} of an earlier start may still run and cost money: {error.why.rstrip('.')}. "
+                f"Job {job_id} of an earlier start may still run and cost money: {why.rstrip('.')}. "
                 f"{ends_by_itself(record.entry)}.",
                 remedy=f"Run: persistent-runner stop {job_id}",
             ) from error
@@ -184,8 +234,12 @@ class Settler:
         _close(record)
 
     def _account(self, entry: Entry, state: LeaseState) -> None:
-        if entry.folder == self.ledger.folder and state.executed is not None:
-            self.on_cost(entry.name, cost_of(entry.price, state.executed, state.booted or state.executed), True)
+        """Tell what a job cost since it was last accounted for: when it was kept, or from its start-up on."""
+        if entry.folder != self.ledger.folder or state.executed is None:
+            return
+        kept = timedelta(seconds=entry.kept_age)
+        executed = max(timedelta(0), state.executed - kept)
+        self.on_cost(entry.name, cost_of(entry.price, executed, executed if kept else state.booted or executed), True)
 
 
 def ends_by_itself(entry: Entry) -> str:
@@ -206,6 +260,9 @@ def ends_by_itself(entry: Entry) -> str:
 def is_local_and_gone(entry: Entry) -> bool:
     """Return whether a job was on a local platform that does not run any more."""
     parts = urlsplit(entry.base_url)
+    # Of a tunnel to a platform elsewhere an end here says nothing.
+    if entry.profile != "local" and entry.account != LOCAL_ACCOUNT:
+        return False
     try:
         if not ipaddress.ip_address(parts.hostname or "").is_loopback:
             return False

@@ -30,7 +30,8 @@ class Deadlines:
     arrive. `start_up`: from the first sign of machines to executing. `nodes`: from executing to the first address.
     `connect`: the repeats of a refused connection. `ending`: from the stop to its first effect; `ended`: from there to
     `Stopped`. `start_up`, `ending` and `ended` are some times what was observed on the platform.
-    `unreachable`: how long a release goes on asking a platform that does not answer.
+    `unreachable`: how long a release goes on asking a platform that does not answer; `unknown`: for how long a job is
+    asked for that the platform does not know, before it is believed to be gone.
     """
 
     created: timedelta = timedelta(minutes=2)
@@ -40,6 +41,7 @@ class Deadlines:
     ending: timedelta = timedelta(minutes=5)
     ended: timedelta = timedelta(minutes=60)
     unreachable: timedelta = timedelta(minutes=10)
+    unknown: timedelta = timedelta(minutes=1)
 
 
 class NotStopped(Exception):
@@ -72,6 +74,7 @@ class Stopper:
     ) -> None:
         self._otherwise = otherwise
         self._heard = ""
+        self._refused = ""  # the platform's words
         self._accepted = accepted
         self._platform = platform
         self._job_id = job_id
@@ -100,9 +103,11 @@ class Stopper:
             hangs = time.monotonic() - since > limit.total_seconds()
             if hangs and forced:
                 raise NotStopped("it hangs in spite of a forced stop")
-            if hangs or (force and not forced):
-                self._force(hangs=hangs)
-                forced, ending, since = True, False, time.monotonic()
+            if (hangs or force or self._refused) and not forced:
+                if self._force(hangs=hangs):
+                    forced, ending, since = True, False, time.monotonic()
+                elif time.monotonic() - since > (limit + self._deadlines.unreachable).total_seconds():
+                    raise NotStopped("it hangs, and a forced stop cannot be asked for")
             threading.Event().wait(self._poll)
 
     def _ask(self) -> None:
@@ -115,6 +120,10 @@ class Stopper:
                 Backoff(total=self._deadlines.unreachable.total_seconds()),
             )
         except PlatformError as error:
+            if isinstance(error, PlatformRefused) and error.status not in {401, 403}:
+                log.warning("Job %s: the stop was refused: %s", self._job_id, error.message)
+                self._refused = error.message
+                return
             if not self._otherwise():
                 raise NotStopped(error.message) from error
             self._heard = "; its own dead-man's switch was told to end it"
@@ -122,24 +131,30 @@ class Stopper:
         else:
             self._accepted()
 
-    def _force(self, *, hangs: bool) -> None:
+    def _force(self, *, hangs: bool) -> bool:
+        """Ask for a forced stop; return False where asking once more may help, NotStopped where no stop is taken."""
         log.warning("Job %s: %s", self._job_id, "the stop hangs, forcing it" if hangs else "forcing the stop")
         try:
             self._platform.stop(self._job_id, force=True)
         except PlatformError as error:
             log.warning("Job %s: the forced stop failed: %s", self._job_id, error)
+            if self._refused:
+                raise NotStopped(self._refused) from error
+            return isinstance(error, PlatformRefused)
+        return True
 
     def _look(self) -> LeaseState | None:
         """Return the job's state, None where the platform did not answer; NotStopped when that lasts too long."""
         try:
             state = self._platform.state(self._job_id)
-        except PlatformUnavailable as error:
-            log.warning("Job %s: %s", self._job_id, error)
+        except PlatformError as error:
+            # A job that is not found may be found by the next look.
+            if isinstance(error, PlatformRefused) and error.status != 404:
+                raise NotStopped(f"{error.message.rstrip('.')}{self._heard}") from error
+            self._progress.say(f"Job {self._job_id}: {error.message}")
             if time.monotonic() - self._answered > self._deadlines.unreachable.total_seconds():
                 raise NotStopped(f"the platform does not answer{self._heard}") from error
             return None
-        except PlatformRefused as error:
-            raise NotStopped(f"{error.message.rstrip('.')}{self._heard}") from error
         self._answered = time.monotonic()
         self._progress.say(f"Job {self._job_id}: {state}")
         return state

@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from persistent_runner.crash import crash_point
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOG_LINES = 10
-_UNKNOWN = timedelta(seconds=60)  # how long a platform may not know a job that it has just created
 
 
 class Watch:
@@ -47,6 +45,7 @@ class Watch:
         self.cluster: Cluster | None = None
         self.is_launched_anew = False
         self._machines = threading.Lock()
+        self._unknown_since: float | None = None
         self._access = access
         self._platform = access.platform
         self._meter = meter
@@ -62,7 +61,7 @@ class Watch:
                 self.state = state = self._platform.state(self.job_id)
             except PlatformError as error:
                 unknown = isinstance(error, PlatformRefused) and error.status == 404
-                young = time.monotonic() - begun < _UNKNOWN.total_seconds()
+                young = time.monotonic() - begun < self._access.deadlines.unknown.total_seconds()
                 if not isinstance(error, PlatformUnavailable) and not (unknown and young):
                     raise
                 log.warning("Job %s: %s", self.job_id, error)
@@ -136,18 +135,23 @@ class Watch:
         assert self.cluster is not None
         return self.cluster.nodes[0]
 
-    def check(self) -> LeaseState:
-        """Return what the platform says of the job now.
+    def check(self, *, patient: bool = True) -> LeaseState:
+        """Return what the platform says of the job now; who is not `patient` is answered within seconds.
 
         Raises LeaseLost with its reason where the job has ended or is ending, JobStopped where somebody asked for that;
-        PlatformUnavailable where the platform does not answer, which says nothing about the cluster.
+        PlatformUnavailable where the platform does not answer, which says nothing about the cluster. One that does not
+        know the job says nothing either, until it has not known it for a minute.
         """
         try:
-            self.state = state = self._platform.state(self.job_id)
+            self.state = state = self._platform.state(self.job_id, patient=patient)
         except PlatformRefused as error:
-            if error.status == 404:
-                raise LeaseLost(f"The platform knows job {self.job_id} no more: {error.message}") from error
-            raise
+            if error.status != 404:
+                raise
+            self._unknown_since = self._unknown_since or time.monotonic()
+            if time.monotonic() - self._unknown_since < self._access.deadlines.unknown.total_seconds():
+                raise PlatformUnavailable(f"the platform does not know job {self.job_id} now") from error
+            raise LeaseLost(f"The platform knows job {self.job_id} no more: {error.message}") from error
+        self._unknown_since = None
         if state.ended or state.ending:
             if state.by_somebody:
                 raise self._stopped_by_somebody()
@@ -158,11 +162,11 @@ class Watch:
         """Raise what `check` raises, and LeaseLost where the platform has launched the job anew on other machines.
 
         Every caller hears of a launch anew, until its machines are used. A platform that cannot be asked, or not by us
-        any more, says nothing.
+        any more, says nothing, and is not waited for: whoever asks has beats to send.
         """
         try:
-            self.check()
-            nodes = tuple(self._platform.nodes(self.job_id))
+            self.check(patient=False)
+            nodes = tuple(self._platform.nodes(self.job_id, patient=False))
         except PlatformError as error:
             log.warning("Job %s cannot be asked for, the cluster is used on: %s", self.job_id, error)
             return

@@ -6,19 +6,18 @@ import base64
 import json
 import secrets
 import shlex
-import threading
 import time
 import zlib
-from concurrent.futures import Future
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from persistent_runner.background import in_background
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.remote.frames import Hello, decode, hello_of
 from persistent_runner.remote.ssh import close, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import paramiko
     from fabric import Connection
@@ -47,7 +46,9 @@ def start_agent(
     nonce = secrets.token_hex(16)
     channel.settimeout(seconds)
     # paramiko waits for the reply to exec without an end when the transport dies inside it
-    _with_deadline(lambda: channel.exec_command(bootstrap({**config, "nonce": nonce})), where, seconds)
+    command = bootstrap({**config, "nonce": nonce})
+    with translated(where):
+        in_background(lambda: channel.exec_command(command), "start of an agent").result(seconds)
     buffer = bytearray(_after_nonce(channel, nonce.encode(), where, seconds))
     while True:
         for header, _ in decode(buffer):
@@ -111,21 +112,6 @@ def _explain(channel: paramiko.Channel, noise: bytes, where: str) -> None:
     if 0 < code < 128:  # it ended by itself; a session that is cut off has no code
         raise RunnerError(f"{where}: the agent cannot start on the node, exit code {code}{said}")
     raise ConnectionLost(f"{where}: the agent did not start{said}")
-
-
-def _with_deadline(call: Callable[[], object], where: str, seconds: float) -> None:
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call()
-            done.set_result(None)
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="start of an agent", daemon=True).start()
-    with translated(where):
-        done.result(seconds)
 
 
 def _plain(data: bytes) -> str:

@@ -49,12 +49,26 @@ class Project(Wire):
     name: str = ""
 
 
+class Workspace(Wire):
+    """Where a key belongs (used by clients; never seen whole)."""
+
+    id: Text = None
+    name: Text = None
+
+
 class User(Wire):
     """`users/me/`; never seen whole, so everything but the address is optional."""
 
     email: str
+    workspace: Workspace | None = None
     full_name: str | None = None
     max_job_hours: int | None = None
+
+    @property
+    def account(self) -> str:
+        """The address, with the workspace where the platform names one: a key sees the jobs of one workspace alone."""
+        named = self.workspace and (self.workspace.id or self.workspace.name)
+        return f"{self.email} in {named}" if named else self.email
 
 
 class CoreType(Wire):
@@ -291,7 +305,7 @@ Shape = Literal["none", "object", "list", "bytes", "any"]
 
 @dataclass(frozen=True)
 class Endpoint(Generic[Request, Reply]):
-    """One call: what is sent, what comes back, and which status codes mean that it was done.
+    """One call: what is sent and what comes back; any 2xx means that it was done.
 
     `path` is below `/api/v2/` with `{names}` to fill in; `shape` says whether the reply is one object of type `reply`,
     a list of them (paged or bare: both are accepted), bytes, anything (JSON is not interpreted), or not looked at.
@@ -302,7 +316,6 @@ class Endpoint(Generic[Request, Reply]):
     request: type[Request] | None
     reply: type[Reply]
     shape: Shape
-    done: tuple[int, ...] = (200,)
 
 
 class Endpoints:
@@ -315,16 +328,14 @@ class Endpoints:
     analyses = Endpoint[None, Analysis]("GET", "analyses/", None, Analysis, "list")
 
     jobs = Endpoint[None, JobSummary]("GET", "jobs/", None, JobSummary, "list")
-    create_job = Endpoint[JobRequest, Job]("POST", "jobs/", JobRequest, Job, "object", (201, 200))
+    create_job = Endpoint[JobRequest, Job]("POST", "jobs/", JobRequest, Job, "object")
     job = Endpoint[None, Job]("GET", "jobs/{job_id}/", None, Job, "object")
     change_job = Endpoint[JobRequest, Any]("PATCH", "jobs/{job_id}/", JobRequest, object, "any")
-    delete_job = Endpoint[None, None]("DELETE", "jobs/{job_id}/", None, type(None), "none", (204,))
-    submit_job = Endpoint[None, None]("POST", "jobs/{job_id}/submit/", None, type(None), "none", (200, 201))
-    stop_job = Endpoint[None, None]("POST", "jobs/{job_id}/stop/", None, type(None), "none", (202, 200))
-    # The code of force_stop was never seen; any 2xx is taken for "accepted" and the cluster status decides.
-    force_stop_job = Endpoint[None, None](
-        "POST", "jobs/{job_id}/force_stop/", None, type(None), "none", (202, 200, 201, 204)
-    )
+    delete_job = Endpoint[None, None]("DELETE", "jobs/{job_id}/", None, type(None), "none")
+    submit_job = Endpoint[None, None]("POST", "jobs/{job_id}/submit/", None, type(None), "none")
+    stop_job = Endpoint[None, None]("POST", "jobs/{job_id}/stop/", None, type(None), "none")
+    # What it answers was never seen: the cluster's status decides what came of it.
+    force_stop_job = Endpoint[None, None]("POST", "jobs/{job_id}/force_stop/", None, type(None), "none")
     statuses = Endpoint[None, Status]("GET", "jobs/{job_id}/statuses/", None, Status, "list")
     cluster_statuses = Endpoint[None, Status]("GET", "jobs/{job_id}/cluster_statuses/", None, Status, "list")
     instances = Endpoint[None, Instance]("GET", "jobs/{job_id}/instances/", None, Instance, "list")
@@ -339,12 +350,12 @@ class Endpoints:
     run_tail = Endpoint[None, Lines]("GET", "jobs/{job_id}/runs/{run_id}/tail/{path}", None, Lines, "object")
 
     files = Endpoint[None, File]("GET", "files/", None, File, "list")
-    upload_file = Endpoint[None, File]("POST", "files/contents/", None, File, "object", (201, 200))
+    upload_file = Endpoint[None, File]("POST", "files/contents/", None, File, "object")
     file = Endpoint[None, File]("GET", "files/{file_id}/", None, File, "object")
     change_file = Endpoint[None, Any]("PATCH", "files/{file_id}/", None, object, "any")
-    delete_file = Endpoint[None, None]("DELETE", "files/{file_id}/", None, type(None), "none", (204,))
+    delete_file = Endpoint[None, None]("DELETE", "files/{file_id}/", None, type(None), "none")
     file_lines = Endpoint[None, Lines]("GET", "files/{file_id}/lines/", None, Lines, "object")
-    file_contents = Endpoint[None, bytes]("GET", "files/{file_id}/contents/", None, bytes, "bytes", (200, 206))
+    file_contents = Endpoint[None, bytes]("GET", "files/{file_id}/contents/", None, bytes, "bytes")
 
 
 ENDPOINTS: dict[str, Endpoint[Any, Any]] = {
@@ -364,6 +375,7 @@ class JobStatus:
     FORCE_STOP = "Force Stop"
     # Completed is the only terminal status ever recorded; the others are listed by clients as a precaution.
     TERMINAL = frozenset({"Completed", "Failed", "Stopped", "Force Stopped", "Terminated", "Cancelled"})
+    BEYOND_THE_QUEUE = frozenset({STARTED, VALIDATED, EXECUTING})
     ALIVE = frozenset(
         {"Pending", "Waiting for Queue", "Waiting for Cluster", "Queued", "Started", "Validated", "Executing"}
     )
@@ -376,6 +388,8 @@ class ClusterStatus:
     STARTING = "Starting"
     STARTED = "Started"
     STOPPED = "Stopped"
+    # before any machine is asked for; the last two are listed by clients
+    WAITING = frozenset({NOT_STARTED, "Pending", "Queued"})
 
 
 USER_TERMINATED = "User Terminated"

@@ -68,14 +68,12 @@ class RescalePlatform(Catalogue):
 
     def create(self, request: LeaseRequest) -> SavedJob:
         """Save a job without starting it, read it back and compare; the POST is never repeated."""
-        hide(request.proof)
         asked = self._job_request(request)
         job_id: str = self._http.call(Endpoints.create_job, body=asked).id
         return self._compared(job_id, asked)
 
     def read_back(self, job_id: str, request: LeaseRequest) -> SavedJob:
         """Read a saved job and compare it with what was asked."""
-        hide(request.proof)
         return self._compared(job_id, self._job_request(request))
 
     def _compared(self, job_id: str, asked: JobRequest) -> SavedJob:
@@ -98,6 +96,7 @@ class RescalePlatform(Catalogue):
         return recover(once, {_NotThereYet: lambda _: None}, self._read_back_backoff, self._stop)
 
     def _job_request(self, request: LeaseRequest) -> JobRequest:
+        hide(request.proof)
         proof = {_PROOF: request.proof} if request.proof else {}
         hardware = Hardware(
             core_type=request.core_type, cores_per_slot=request.cores, walltime=whole_hours(request.walltime)
@@ -150,21 +149,21 @@ class RescalePlatform(Catalogue):
             if row.name.startswith(prefix)
         ]
 
-    def state(self, job_id: str) -> LeaseState:
+    def state(self, job_id: str, *, patient: bool = True) -> LeaseState:
         """Return what the platform says of the job now, from its statuses and its cluster's."""
-        statuses: list[Status] = self._http.call(Endpoints.statuses, job_id=job_id)
+        statuses: list[Status] = self._http.call(Endpoints.statuses, patient=patient, job_id=job_id)
         clusters: list[Status] = []
         try:
-            clusters = self._http.call(Endpoints.cluster_statuses, job_id=job_id)
+            clusters = self._http.call(Endpoints.cluster_statuses, patient=patient, job_id=job_id)
         except PlatformRefused as error:
             if error.status != 404:  # 404 for a while after the submit
                 raise
         return lease_state(statuses, clusters)
 
-    def nodes(self, job_id: str) -> list[Node]:
+    def nodes(self, job_id: str, *, patient: bool = True) -> list[Node]:
         """Return the machines that have an address, the head node first; empty while it has none."""
         try:
-            instances: list[Instance] = self._http.call(Endpoints.instances, job_id=job_id)
+            instances: list[Instance] = self._http.call(Endpoints.instances, patient=patient, job_id=job_id)
         except PlatformRefused as error:
             if error.status == 404:
                 return []
@@ -186,23 +185,23 @@ class RescalePlatform(Catalogue):
         with contextlib.suppress(PlatformError):
             few = {"lines": lines}
             tail = self._http.call(
-                Endpoints.run_tail, params=few, repeat=False, job_id=job_id, run_id="1", path=_LOG_FILE
+                Endpoints.run_tail, params=few, patient=False, job_id=job_id, run_id="1", path=_LOG_FILE
             )
             return _printed(tail.lines)
         with contextlib.suppress(PlatformError):
             for file in self._http.call(Endpoints.job_files, params={"search": _LOG_FILE}, job_id=job_id):
                 if file.name == _LOG_FILE:
-                    whole = self._http.call(Endpoints.file_lines, repeat=False, file_id=file.id).lines
+                    whole = self._http.call(Endpoints.file_lines, patient=False, file_id=file.id).lines
                     return _printed([line.rstrip("\n") for line in whole[-lines:]])
         return ""
 
-    def stop(self, job_id: str, *, force: bool = False) -> None:
+    def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
         """Ask for the end of a job, gracefully or by force; nothing to do when it has ended."""
         try:
-            self._http.call(Endpoints.force_stop_job if force else Endpoints.stop_job, job_id=job_id)
+            self._http.call(Endpoints.force_stop_job if force else Endpoints.stop_job, patient=patient, job_id=job_id)
         except PlatformRefused:
-            state = self.state(job_id)
-            if not (state.ended or state.stopped):
+            state = self.state(job_id, patient=patient)
+            if not (state.ending or state.ended or state.stopped):
                 raise
 
     def delete(self, job_id: str) -> None:

@@ -30,13 +30,12 @@ def lease_state(statuses: list[Status], clusters: list[Status]) -> LeaseState:
         return LeaseState("Saved")
     stopping = [status for status in statuses if status.status == JobStatus.STOPPING]
     reasons = [status.status_reason for status in (*stopping, newest) if status.status_reason]
-    ever_a_cluster = any(status.status != ClusterStatus.NOT_STARTED for status in clusters)
     ended = terminal is not None
     ending = newest.status in _ENDING
     alive = newest.status in JobStatus.ALIVE
     # A job that goes on while its cluster has stopped is about to get another one.
     stopped = (cluster is not None and cluster.status == ClusterStatus.STOPPED and not alive) or (
-        ended and not ever_a_cluster
+        ended and _never_had_machines(statuses, clusters)
     )
     shown = f"{newest.status}, cluster {cluster.status}" if (ended or ending) and cluster else newest.status
     return LeaseState(
@@ -54,11 +53,21 @@ def lease_state(statuses: list[Status], clusters: list[Status]) -> LeaseState:
     )
 
 
+def _never_had_machines(statuses: list[Status], clusters: list[Status]) -> bool:
+    """Return whether a job ended before any machine was asked for, so that no `Stopped` will come.
+
+    Silence about the cluster says so only for a job that never got beyond the queue: its list may just not be there.
+    """
+    if clusters:
+        return all(status.status in ClusterStatus.WAITING for status in clusters)
+    return not any(status.status in JobStatus.BEYOND_THE_QUEUE for status in statuses)
+
+
 def _boots(job: str, cluster: str) -> bool:
     """Return whether machines come up or are up; a job may be `Validated` while its cluster is still queued."""
     if cluster:
         return job == JobStatus.EXECUTING or cluster in {ClusterStatus.STARTING, ClusterStatus.STARTED}
-    return job in {JobStatus.STARTED, JobStatus.VALIDATED, JobStatus.EXECUTING}
+    return job in JobStatus.BEYOND_THE_QUEUE
 
 
 def _newest(statuses: list[Status]) -> Status | None:

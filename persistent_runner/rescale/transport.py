@@ -7,7 +7,7 @@ import logging
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -32,6 +32,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two bytes
 _TOTAL = 180.0  # seconds for a whole answer
+_SOON = (5.0, 10.0)  # the same for who cannot wait
 _LONGEST_RETRY_AFTER = 300.0  # seconds
 _MOST_PAGES = 1000
 _PAGE_SIZE = 200
@@ -81,15 +82,18 @@ class Transport:
         *,
         params: Mapping[str, str | int] | None = None,
         body: Wire | None = None,
-        repeat: bool = True,
+        patient: bool = True,
         **names: str,
     ) -> Any:
-        """Return the endpoint's reply as its type; None where the shape is `none`."""
+        """Return the endpoint's reply as its type; None where the shape is `none`.
+
+        Who is not `patient` gets the answer of one try, or the fault of it, within seconds.
+        """
         path = endpoint.path.format(**{key: quote(value, safe="/") for key, value in names.items()})
         url = f"{self.base_url}{API_ROOT}{path}"
         if endpoint.shape == "list":
-            return self._list(url, params or {}, endpoint.reply)
-        response = self._send(endpoint.method, url, params=params, body=body, repeat=repeat)
+            return self._list(url, params or {}, endpoint.reply, patient=patient)
+        response = self._send(endpoint.method, url, params=params, body=body, patient=patient)
         if endpoint.shape != "object":
             return None
         try:
@@ -97,7 +101,7 @@ class Transport:
         except ValidationError as error:
             raise PlatformRefused(f"{self._what(response)}: the answer has another shape: {_flaws(error)}") from None
 
-    def _list(self, url: str, params: Mapping[str, str | int], row_type: type[Row]) -> list[Row]:
+    def _list(self, url: str, params: Mapping[str, str | int], row_type: type[Row], *, patient: bool) -> list[Row]:
         """Return every row of a list, whether it comes bare or in pages; a row with a known `id` once."""
         rows: dict[object, Row] = {}
         seen: set[str] = set()
@@ -107,7 +111,7 @@ class Transport:
             if following in seen or len(seen) >= _MOST_PAGES:
                 raise PlatformRefused(f"{self.host}: the pages of {urlsplit(url).path} did not end.")
             seen.add(following)
-            response = self._send("GET", following, params=query)
+            response = self._send("GET", following, params=query, patient=patient)
             reply = self._json(response)
             page = reply if isinstance(reply, list) else reply.get("results") if isinstance(reply, dict) else None
             if not isinstance(page, list):
@@ -135,8 +139,8 @@ class Transport:
         """Return the address of the next page, None after the last; refuse one that would take the key elsewhere."""
         if not isinstance(following, str) or not following:
             return None
-        parts = urlsplit(urljoin(current, following))
-        if _origin(parts.geturl()) != _origin(self.base_url):
+        parts = _joined(current, following)
+        if parts is None or _origin(parts) != _origin(urlsplit(self.base_url)):
             raise PlatformRefused(f"{self.host}: the pages of {urlsplit(current).path} lead to another host.")
         # Some `next` lack the slash, and the redirect to it would be refused.
         return urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/"))
@@ -148,19 +152,24 @@ class Transport:
         *,
         params: Mapping[str, str | int] | None = None,
         body: Wire | None = None,
-        repeat: bool = True,
+        patient: bool = True,
     ) -> requests.Response:
         def once() -> requests.Response:
-            return self._send_once(method, url, params, body)
+            return self._send_once(method, url, params, body, _TIMEOUT if patient else _SOON)
 
-        if method != "GET" or not repeat:
+        if method != "GET" or not patient:
             return once()
         return recover(
             once, {PlatformUnavailable: lambda error: log.info("%s Asking again.", error)}, self._backoff, self._stop
         )
 
     def _send_once(
-        self, method: str, url: str, params: Mapping[str, str | int] | None, body: Wire | None
+        self,
+        method: str,
+        url: str,
+        params: Mapping[str, str | int] | None,
+        body: Wire | None,
+        timeout: tuple[float, float],
     ) -> requests.Response:
         """Send one request; the only place where HTTP's faults become ours."""
         what = f"{method} {urlsplit(url).path} at {self.host}"
@@ -170,7 +179,7 @@ class Transport:
                 url,
                 params=params,
                 json=None if body is None else body.model_dump(by_alias=True, exclude_none=True),
-                timeout=_TIMEOUT,
+                timeout=timeout,
                 allow_redirects=False,
                 stream=True,
             )
@@ -195,10 +204,11 @@ class Transport:
             return
         what = f"{self._what(response)}: {code} {self._words(response)}".rstrip()
         if 300 <= code < 400:
-            there = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
+            there = _joined(response.url, response.headers.get("Location", ""))
             raise PlatformRefused(
-                f"{self._what(response)}: {code}, redirected to {there.scheme}://{there.netloc}{there.path}",
-                remedy=f"The base URL may have to be {there.scheme}://{there.netloc}",
+                f"{self._what(response)}: {code}, redirected to "
+                + (f"{there.scheme}://{there.netloc}{there.path}" if there else "an address that is none"),
+                remedy=f"The base URL may have to be {there.scheme}://{there.netloc}" if there else "",
                 status=code,
             )
         if code in _TRANSIENT or code >= 500:
@@ -284,8 +294,17 @@ def _is_web_page(response: requests.Response) -> bool:
     return "html" in response.headers.get("Content-Type", "").lower() or response.content.lstrip()[:1] == b"<"
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
+def _joined(url: str, there: str) -> SplitResult | None:
+    """Return the address that `there` names on the page `url`; None where it is none."""
+    try:
+        parts = urlsplit(urljoin(url, there))
+        _origin(parts)
+    except ValueError:
+        return None
+    return parts
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 

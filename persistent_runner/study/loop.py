@@ -208,9 +208,11 @@ class Loop:
         tenure = self._tenure
         if self._running:
             if tenure.left() <= 0 and not tenure.has_ended:
-                tenure.has_ended = True
+                tenure.end()
                 log.warning("The cluster ends now: stopping what runs on it; it starts again on the next one.")
                 self._stop_running()
+            elif tenure.seconds_over > STOP_SECONDS and self._fatal is None:
+                self._fatal = StudyFailed(f"trial {min(self._running)} goes on {STOP_SECONDS} s after its cluster")
             return
         if not self._is_ending and (tenure.lost or (not tenure.has_time and self._is_more_wanted())):
             self._renew()
@@ -229,9 +231,8 @@ class Loop:
         """Go on with another cluster, or note why there is none."""
         tenure = self._tenure
         try:
-            with self._interrupts.at_once():
-                self._renew_cluster(self.progress.settled_now - self._given_up, tenure.expected_seconds)
-            tenure.has_ended = False
+            self._renew_cluster(self.progress.settled_now - self._given_up, tenure.expected_seconds)
+            tenure.begin()
             if not tenure.has_time:
                 raise StudyFailed(
                     f"a trial takes {format_duration(tenure.expected_seconds)}, and a new cluster ends after "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,24 @@ class Tenure:
         self.left = left
         self.lost: list[Running] = []  # attempts that ended with the cluster: their trials start again on the next one
         self.has_ended = False
+        self._ended_at = math.inf
         self._seconds: deque[float] = deque(maxlen=_RUNS_SEEN)
         self._cut_seconds = 0.0
+
+    def begin(self) -> None:
+        """Note that there is another cluster."""
+        self.has_ended = False
+        self._ended_at = math.inf
+
+    def end(self) -> None:
+        """Note that the time of the cluster is over."""
+        self.has_ended = True
+        self._ended_at = time.monotonic()
+
+    @property
+    def seconds_over(self) -> float:
+        """How long the time of the cluster has been over for; below 0 where it is not."""
+        return time.monotonic() - self._ended_at
 
     def saw(self, seconds: float) -> None:
         """Note how long a trial has run."""

@@ -126,7 +126,9 @@ def _parts(dotted: str) -> tuple[str, ...]:
 
 def explain(error: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors means, and what to do, in plain words."""
-    kind, value, limits = error["type"], error.get("input"), error.get("ctx", {})
+    kind, limits = error["type"], error.get("ctx", {})
+    # A token may stand in `env`: it is not quoted.
+    found = "" if "env" in error["loc"] else f", not {shown(error.get('input'))}"
     wanted = {
         "int_type": "a whole number",
         "float_type": "a number",
@@ -145,8 +147,8 @@ def explain(error: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(limits["error"])
     if kind == "literal_error":
-        return f"must be {limits['expected']}, not {shown(value)}".replace("'", '"')
-    return f"must be {wanted[kind]}, not {shown(value)}" if kind in wanted else f"{error['msg']}: {shown(value)}"
+        return f"must be {limits['expected']}{found}".replace("'", '"')
+    return f"must be {wanted[kind]}{found}" if kind in wanted else f"{error['msg']}{found}"
 
 
 def shown(value: object) -> str:

@@ -20,7 +20,7 @@ from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.manager import ClusterLease
 from persistent_runner.lease.naming import NAME_PREFIX
 from persistent_runner.lease.platform import LeaseRequest
-from persistent_runner.lease.settle import Settler
+from persistent_runner.lease.settle import Settler, Wanted
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.local_platform.local import FAST, LocalRescale
 from persistent_runner.recovery import Backoff
@@ -188,7 +188,7 @@ class Leases:
 
     def settle(self, ledger: Ledger | None = None, request: LeaseRequest | None = None) -> Record | None:
         """Settle what dead drivers left, for a lease that would ask for `request`."""
-        return self.settler(ledger).settle((request or self.request()).terms)
+        return self.settler(ledger).settle(Wanted((request or self.request()).terms))
 
     def next_driver(
         self, ledger: Ledger | None = None, request: LeaseRequest | None = None, **more: Any

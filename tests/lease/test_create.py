@@ -238,9 +238,9 @@ def test_a_submit_whose_effect_nobody_can_tell_is_stopped(local: Leases) -> None
     order = local.rescale.faults.add("status", endpoints=["statuses"], status=503)
 
     class ComesBack(RescalePlatform):
-        def stop(self, job_id: str, *, force: bool = False) -> None:
+        def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
             local.rescale.faults.remove(order)
-            super().stop(job_id, force=force)
+            super().stop(job_id, force=force, patient=patient)
 
     lease = local.make(
         platform=local.client(ComesBack), deadlines=dataclasses.replace(SOON, unreachable=timedelta(minutes=1))

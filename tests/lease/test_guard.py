@@ -35,7 +35,7 @@ def test_an_orphan_lives_so_long_at_most() -> None:
     switch = guard.switch(2 * HOUR)
     assert switch is not None
     assert (switch.idle, switch.busy, switch.budget) == (40, 40, 480)
-    assert switch.busy_seconds <= guard.busy_end.total_seconds()
+    assert switch.busy * switch.tick_seconds <= guard.busy_end.total_seconds()
 
 
 def test_without_a_keeper_there_is_no_switch() -> None:

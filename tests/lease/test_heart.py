@@ -242,8 +242,6 @@ def test_without_a_switch(bench: Bench) -> None:
     answered(heart, 5)
     assert list(bench.folder.iterdir()) == []
     assert (heart.tick, heart.is_switch_dead, heart.ask_end()) == (None, False, False)
-    heart.keep(5)
-    assert list(bench.folder.iterdir()) == []
 
 
 def test_close(bench: Bench) -> None:

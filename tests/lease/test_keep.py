@@ -13,6 +13,7 @@ import pytest
 from persistent_runner.errors import ConnectionLost
 from persistent_runner.lease.guard import Budget, Guard
 from persistent_runner.lease.platform import Software
+from persistent_runner.lease.settle import Wanted
 
 from .conftest import TICKING, until
 
@@ -28,7 +29,7 @@ def kept(leases: Leases, duration: timedelta = HOUR, **options: Any) -> ClusterL
     """Return a lease whose cluster was left to another study."""
     options = {"guard": TICKING, **options}
     with leases.make(lease={"keep": duration}, **options) as lease:
-        assert lease.hold.wait_for_tick()
+        assert lease.hold.learn_age()
     return lease
 
 
@@ -127,25 +128,28 @@ def test_it_is_not_adopted_on_other_terms(change: dict[str, Any], local: Leases)
 def test_it_is_not_adopted_where_its_time_does_not_fit(folder: str, local: Leases) -> None:
     """Whoever may spend less than its switch counts, or needs more, leaves it as it is to whom it fits."""
     lease = kept(local)
-    asked: list[timedelta] = []
-
-    def refuse(entry: Any) -> bool:
-        asked.append(entry.limit)
-        return False
-
-    settler = local.settler(local.ledger_of(folder))
-    assert settler.settle(local.request().terms, refuse) is None
-    assert asked == [2 * HOUR - timedelta(minutes=5)]
+    terms, price = local.request().terms, local.platform.quote(local.request()).price_per_hour
+    assert price
+    for wanted in (
+        Wanted(terms, needs=2 * HOUR),
+        Wanted(terms, budget=lambda: Budget(max_cost=price)),
+        Wanted(terms, budget=lambda: Budget(max_time=HOUR)),
+    ):
+        assert local.settler(local.ledger_of(folder)).settle(wanted) is None
     assert local.ledger.entries()[0].state == "kept"
     assert local.cluster_of(lease) == "running"
+    fitting = Wanted(terms, needs=HOUR, budget=lambda: Budget(max_cost=2 * price))
+    record = local.settler(local.ledger_of(folder)).settle(fitting)
+    assert record is not None
+    record.let_go()
 
 
 def test_its_own_folder_leaves_it_to_the_others(local: Leases, caplog: pytest.LogCaptureFixture) -> None:
     """Who asked for it to be kept and starts again without a use for it has not asked for its end."""
     lease = kept(local)
-    for terms in (None, {"cores": 4}):
+    for wanted in (None, Wanted({"cores": 4})):
         caplog.clear()
-        assert local.settler().settle(terms) is None
+        assert local.settler().settle(wanted) is None
         assert f"Job {lease.job_id} of an earlier start ({local.study}) still runs. It ends by itself 1h" in caplog.text
     assert local.ledger.entries()[0].state == "kept"
     assert local.cluster_of(lease) == "running"
@@ -198,7 +202,7 @@ def test_a_cluster_without_a_switch_is_not_kept(local: Leases, caplog: pytest.Lo
 def test_a_switch_that_cannot_be_told_is_no_reason_to_leave_it(local: Leases, caplog: pytest.LogCaptureFixture) -> None:
     """Where the node does not confirm the order, the cluster is released as ever."""
     with local.make(lease={"keep": HOUR}, guard=TICKING) as lease:
-        assert lease.hold.wait_for_tick()
+        assert lease.hold.learn_age()
         heart = lease.hold.heart
         assert heart is not None
         heart.close()

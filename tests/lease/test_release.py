@@ -104,12 +104,12 @@ def test_a_release_that_is_not_confirmed(hang: str, leases: Leases) -> None:
     class Hangs(RescalePlatform):
         broken = False
 
-        def stop(self, job_id: str, *, force: bool = False) -> None:
+        def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
             if not self.broken or hang == "never stopped":
-                super().stop(job_id, force=force)
+                super().stop(job_id, force=force, patient=patient)
 
-        def state(self, job_id: str) -> LeaseState:
-            state = super().state(job_id)
+        def state(self, job_id: str, *, patient: bool = True) -> LeaseState:
+            state = super().state(job_id, patient=patient)
             if not self.broken:
                 return state
             if hang == "unreachable":
@@ -140,10 +140,10 @@ def test_leaving_during_the_release_says_what_may_run(local: Leases) -> None:
     class IsInterrupted(RescalePlatform):
         broken = True
 
-        def stop(self, job_id: str, *, force: bool = False) -> None:
+        def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
             if self.broken:
                 raise KeyboardInterrupt
-            super().stop(job_id, force=force)
+            super().stop(job_id, force=force, patient=patient)
 
     platform = local.client(IsInterrupted)
     lease = local.make(platform=platform)
@@ -179,7 +179,7 @@ def test_a_driver_that_falls_silent_leaves_nothing(local: Leases) -> None:
     guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=3))
     lease = local.make(guard=guard)
     lease.acquire()
-    assert lease.hold.wait_for_tick()
+    assert lease.hold.learn_age()
     local.die(lease)
     until(lambda: [line for line in local.journal("cluster_status") if line["status"] == "Stopped"], "the end")
     assert local.journal("stop_asked") == []
@@ -211,7 +211,7 @@ def test_a_bare_lease_has_no_switch_and_says_so(local: Leases) -> None:
     """`keeper = false`: a bare `sleep inf`; what may still run is told with its walltime alone."""
 
     class Hangs(RescalePlatform):
-        def stop(self, job_id: str, *, force: bool = False) -> None:
+        def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
             raise PlatformRefused("not allowed", status=403)
 
     guard = Guard(keeper=False, unverified=True)

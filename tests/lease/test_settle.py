@@ -13,7 +13,7 @@ import pytest
 
 from persistent_runner.errors import ConfigError, PlatformUnavailable, ReleaseUnconfirmed
 from persistent_runner.lease.guard import Guard
-from persistent_runner.lease.settle import Settler
+from persistent_runner.lease.settle import Settler, Wanted
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.rescale.client import RescalePlatform
 from tests.openssh import free_port
@@ -135,7 +135,7 @@ def test_the_same_run_folder_goes_on_with_its_cluster(local: Leases) -> None:
         assert following.is_attached
         assert following.job_id == lease.job_id
         assert following.name == lease.name
-        assert following.generation == (lease.job_id, 0)
+        assert (following.job_id, following.cluster.generation) == (lease.job_id, 0)
         assert following.connection.run("true", hide=True).ok
         assert following.age > lease.hold.meter.age * 0
         assert entry_of(local, lease).state == "submitted"
@@ -308,8 +308,8 @@ def test_a_platform_out_of_reach_stops_its_own_folder_alone(local: Leases) -> No
     away = local.client()
     local.rescale.faults.add("status", endpoints=["statuses"], status=503)
     with pytest.raises(PlatformUnavailable):
-        local.settler(platform=away).settle({})
-    assert local.settler(local.ledger_of("runs/y"), away).settle({}) is None
+        local.settler(platform=away).settle(Wanted({}))
+    assert local.settler(local.ledger_of("runs/y"), away).settle(Wanted({})) is None
     assert entry_of(local, lease).state == "submitted"
     assert local.ledger.is_driven(entry_of(local, lease)) is False
 

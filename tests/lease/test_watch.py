@@ -52,8 +52,8 @@ def test_a_job_that_somebody_stops_in_the_queue(queued: Leases) -> None:
     class SomebodyStops(RescalePlatform):
         done = False
 
-        def state(self, job_id: str) -> LeaseState:
-            state = super().state(job_id)
+        def state(self, job_id: str, *, patient: bool = True) -> LeaseState:
+            state = super().state(job_id, patient=patient)
             if state.status == "Queued" and not self.done:
                 self.done = True
                 self.stop(job_id)
@@ -157,10 +157,10 @@ def test_two_head_nodes_are_refused(local: Leases) -> None:
 def test_the_same_machines_are_the_same_generation(local: Leases) -> None:
     """A look that finds what was there before changes nothing."""
     with local.make() as lease:
-        before = lease.generation
+        before = lease.cluster
         lease.check_machines()
         lease.check_machines()
-        assert lease.generation == before
+        assert lease.cluster == before
         assert not lease.hold.watch.is_launched_anew
 
 
@@ -183,7 +183,7 @@ def test_a_moved_port_of_the_same_machine_is_followed(local: Leases) -> None:
         lease.check_machines()
         assert lease.head_node.port != before.port
         assert lease.connect().run("true", hide=True).ok
-        assert lease.generation == (lease.job_id, 0)
+        assert lease.cluster.generation == 0
 
 
 def test_another_host_key_of_the_same_machine_is_refused(local: Leases) -> None:
