@@ -84,7 +84,6 @@ class Hold:
             pins=dict(record.entry.pins),
             on_pin=lambda machine, keys: self._noted(lambda: record.pin(machine, keys)),
             unverified=guard.unverified,
-            stop=access.stop,
         )
         self._connect = access.connector(proof)
 

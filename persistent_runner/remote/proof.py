@@ -18,7 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import paramiko
 
@@ -44,8 +44,8 @@ class Proof:
 
     `name` is the lease's. `secret` is the text that its machines read back; empty: there is none. `log_keys` returns
     the host keys in the job's log, as OpenSSH lines without a comment, and may raise PlatformError; None: there is no
-    log. They are waited for up to `wait`, looked for every `poll`, and until `stop` is set. `unverified`: where neither
-    way works, whoever answers is taken for the machine. `pins` are the proven keys of each machine (see `machine_of`);
+    log. They may come for up to `wait` after the first look. `unverified`: where neither way works, whoever answers is
+    taken for the machine. `pins` are the proven keys of each machine (see `machine_of`);
     `on_pin` is called with each new entry.
     """
 
@@ -56,20 +56,12 @@ class Proof:
     pins: dict[str, list[str]] = field(default_factory=dict)
     on_pin: Callable[[str, list[str]], None] = lambda _machine, _lines: None
     wait: timedelta = timedelta(seconds=60)
-    poll: timedelta = timedelta(seconds=2)
-    stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]+", self.name):
             raise ValueError(f"{self.name!r} cannot name a lease")
         self._waits: dict[str, float] = {}  # machine: when the wait for its keys ends
         self._warned = False
-
-    @classmethod
-    def known(cls, lines: Iterable[str]) -> Self:
-        """Return a proof by host keys that are known beforehand (OpenSSH lines), for every machine."""
-        keys = list(lines)
-        return cls("known", log_keys=lambda: keys)
 
     @property
     def command(self) -> str:
@@ -81,17 +73,18 @@ class Proof:
         self.pins[machine] = list(lines)
         self.on_pin(machine, self.pins[machine])
 
-    def keys_in_log(self, machine: str) -> list[str]:
-        """Return the host keys that the job's log shows; empty when `wait` has passed or `stop` was set.
+    def keys_in_log(self, node: Node) -> list[str]:
+        """Return the host keys that the job's log shows; empty where it shows none in time.
 
-        The time counts from the first call for a machine, so that a repeated connect does not wait anew.
+        Raises ConnectionLost while they may still come: whoever tries again sees meanwhile whether the job lives.
         """
-        until = self._waits.setdefault(machine, time.monotonic() + self.wait.total_seconds())
-        while not (found := self._look()):
-            left = until - time.monotonic()
-            if self.log_keys is None or left <= 0 or self.stop.wait(min(left, self.poll.total_seconds())):
-                break
-        return found
+        found = self._look()
+        if found or self.log_keys is None:
+            return found
+        until = self._waits.setdefault(machine_of(node), time.monotonic() + self.wait.total_seconds())
+        if time.monotonic() < until:
+            raise ConnectionLost(f"{node}: the job's log shows no host keys yet")
+        return []
 
     def warn_of_other_keys(self, node: Node) -> None:
         """Say once that the machine proved itself by the secret, but shows none of the keys in the log."""

@@ -282,7 +282,7 @@ class Login:
     def _prove(self, node: Node, machine: str) -> Connection:
         """Prove a machine by the keys in the log, else by the secret, else not at all where that was asked for."""
         proof, tried = self._proof, []
-        keys = proof.keys_in_log(machine)
+        keys = proof.keys_in_log(node)
         if keys:
             try:
                 return self._pinned(self._open(node, keys, None), machine, keys)

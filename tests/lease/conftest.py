@@ -125,7 +125,6 @@ class Leases:
 
     def connector(self, proof: Proof) -> Callable[[Node], Any]:
         """Return the way onto the machines: by the lease's own proof, or OpenSSH in the head node's place."""
-        proof.poll = POLL
         shown = self._sshd.proof() if self._sshd else proof
         login = Login(self._ssh_key, key_name="the key", proof=shown, activity=self.activity)
         return lambda node: login.connect(self._sshd.node() if self._sshd else node)

@@ -341,7 +341,7 @@ from persistent_runner.remote.ssh import Login
 
 port, user, key, public, lease = sys.argv[1:]
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-login = Login(paramiko.PKey.from_path(key), key_name="the key", proof=Proof.known([Path(public).read_text()]))
+login = Login(paramiko.PKey.from_path(key), key_name="the key", proof=Proof("known", log_keys=lambda: [Path(public).read_text()]))
 node = Node("sshd0", "127.0.0.1", int(port), user, "CUSTOM")
 s = lambda seconds: timedelta(seconds=seconds)
 switch = Switch.of(tick=s(0.1), idle=s(3600), busy=s(3600), budget=s(3600))

@@ -114,7 +114,7 @@ def test_only_the_types_of_the_pin_are_offered(own_sshd: OpenSsh) -> None:
     with own_sshd.config.open("a") as config:
         config.write(f"HostKey {other}\n")
     own_sshd.start()
-    proof = Proof.known([other.with_suffix(".pub").read_text()])
+    proof = Proof("x", log_keys=lambda: [other.with_suffix(".pub").read_text()])
     connection = login(own_sshd, proof=proof).connect(own_sshd.node())
     assert connection.transport.get_remote_server_key().get_name() == "ecdsa-sha2-nistp256"
     connection.close()
@@ -244,7 +244,7 @@ def test_nobody_is_asked_for_a_password() -> None:
         way = Login(
             paramiko.ECDSAKey.generate(),
             key_name="x",
-            proof=Proof.known([public_line(host_key)]),
+            proof=Proof("x", log_keys=lambda: [public_line(host_key)]),
             patience=timedelta(0),
         )
         with pytest.raises(PlatformRefused, match="wants publickey, password, keyboard-interactive beyond the key"):
