@@ -18,7 +18,7 @@
          ledger settle
     2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  render.py  duration.py  interrupts.py
-       spelling.py  background.py  crash.py
+       spelling.py  background.py  printable.py  crash.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

@@ -43,6 +43,7 @@ class Draft:
     def look(self, request: LeaseRequest) -> None:
         """Look at the job, the key that it lets in, the addresses that it lets in, and the clock."""
         saved: SavedJob | None = None
+        refused = False
         clock: Finding | None = None
         name = lease_name("doctor")
         public = ssh.public_line(self.key) if self.key else ""
@@ -52,8 +53,11 @@ class Draft:
             try:
                 saved = self.platform.create(request)
                 clock = self._clock(name, before)
+            except PlatformRefused as error:
+                refused = error.status != 404  # which a job may answer that was just created
+                raise
             finally:
-                self._delete(name, saved)
+                self._delete(name, saved, refused=refused)
             _judge(finding, request, saved)
         if saved is not None:
             self._look_at_the_public_key(saved)
@@ -61,19 +65,24 @@ class Draft:
         if clock is not None:
             self.findings.add(clock)
 
-    def _delete(self, name: str, saved: SavedJob | None) -> None:
-        """Delete the draft, also one whose answer was lost; one that stays is named."""
+    def _delete(self, name: str, saved: SavedJob | None, *, refused: bool) -> None:
+        """Delete the draft, also one whose answer was lost; one that stays, or may stay, is named."""
+        why = "the answer to its creation was lost"
         try:
-            for job_id in [saved.job_id] if saved else self.platform.find(name):
+            found = [saved.job_id] if saved else self.platform.find(name)
+            for job_id in found:
                 self._delete_one(job_id)
         except PlatformError as error:
-            which = f"{name} ({saved.job_id})" if saved else name
-            left = Finding("left over")
-            left.warn(
-                f"the job {which} may be left: {error.message}",
-                "It was never started and costs nothing. Delete it in the portal.",
-            )
-            self.findings.add(left)
+            why = error.message
+        else:
+            if found or refused:
+                return
+        left = Finding("left over")
+        left.warn(
+            f"the job {name}{f' ({saved.job_id})' if saved else ''} may be left: {why}",
+            "It was never started and costs nothing. Delete it in the portal.",
+        )
+        self.findings.add(left)
 
     def _delete_one(self, job_id: str) -> None:
         recover(lambda: self.platform.delete(job_id), {PlatformUnavailable: lambda _: None}, _PATIENCE)

@@ -25,20 +25,22 @@ The lower floors translate foreign exceptions into these; nobody above them sees
 
 from __future__ import annotations
 
+from persistent_runner.printable import printable
+
 
 class RunnerError(Exception):
     """Everything this package raises on purpose.
 
-    `message` says what happened and where; `remedy` says what to do next (one sentence, may be empty).
+    `message` says what happened and where; `remedy` says what to do next (one sentence, may be empty). Both may quote
+    what others said, and are printable all the same.
     `exit_code` is what `run-study` ends with when the error ends the study.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = printable(message), printable(remedy)
+        super().__init__(self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.remedy}" if self.remedy else self.message

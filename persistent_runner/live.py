@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from persistent_runner.duration import format_duration
+from persistent_runner.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +67,7 @@ class _AboveTheTable(logging.Handler):
         """Print one record; a terminal that was closed must not end the study."""
         style = "yellow" if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(OSError):
-            self._console.print(Text(self.format(record), style=style), soft_wrap=True)
+            self._console.print(Text(printable(self.format(record)), style=style), soft_wrap=True)
 
 
 class LiveTable:

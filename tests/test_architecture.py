@@ -38,6 +38,7 @@ FLOORS = {
     "redaction": 1,
     "settings": 1,
     "background": 1,
+    "printable": 1,
     "account": 1,
     "render": 1,
     "duration": 1,

@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from persistent_runner.errors import ConfigError, RunnerError
+from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT_VERSION = 2
+
+_BRIEF = Backoff(first=0.05, most=0.2, total=2.0)
 
 LeasePhase = Literal["creating", "saved", "submitting", "submitted", "kept", "releasing", "closed"]
 
@@ -255,7 +258,8 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        # Windows refuses while another process reads the file.
+        recover(lambda: Path(temporary).replace(path), {PermissionError: lambda _: None}, _BRIEF)
         if sys.platform != "win32":  # Windows cannot open a directory, and renames durably
             directory = os.open(path.parent, os.O_RDONLY)
             try:

@@ -6,9 +6,11 @@ itself) and no job is unfinished, the platform's process ends. Nothing here impo
 
 from __future__ import annotations
 
+import hmac
 import importlib.util
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -26,10 +28,11 @@ from persistent_runner.local_platform.durations import FAST, RECORDED, Durations
 if TYPE_CHECKING:
     from types import TracebackType
 
-FORMAT = 1
-"""Version of the state file."""
+FORMAT = 2
+"""Version of the state file, and of how a driver attaches."""
 
 _START_SECONDS = 60.0
+_LINE = 200  # bytes
 
 _SPEEDS = {"fast": FAST, "recorded": RECORDED}
 
@@ -140,15 +143,27 @@ def _attach(files: StateFiles) -> Attachment | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     try:
-        hold.sendall(f"{state['control_token']}\n".encode())
-        if hold.recv(3) != b"ok\n":
-            hold.close()
-            return None
+        # Another user's program may listen on the port of a platform that is gone: neither side shows the token.
+        nonce, token = secrets.token_hex(16), state["control_token"]
+        with hold.makefile("rb") as lines:
+            hold.sendall(f"{nonce}\n".encode())
+            if not hmac.compare_digest(lines.readline(_LINE).strip(), proof_of(token, "platform", nonce)):
+                hold.close()
+                return None
+            hold.sendall(proof_of(token, "driver", nonce) + b"\n")
+            if lines.readline(_LINE) != b"ok\n":
+                hold.close()
+                return None
         hold.settimeout(None)
         return Attachment(state["base_url"], state["api_key"], files.ssh_key, files.authorized_keys, hold)
     except (OSError, KeyError):
         hold.close()
         return None
+
+
+def proof_of(token: str, who: str, nonce: str) -> bytes:
+    """Return what shows that `who` (`platform`, `driver`) knows the token, for one nonce: HMAC-SHA-256 in hex."""
+    return hmac.new(token.encode(), f"{who} {nonce}".encode(), "sha256").hexdigest().encode()
 
 
 def _start(files: StateFiles, durations: Durations) -> Attachment:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from persistent_runner.local_platform.attach import StateFiles, write_state
+from persistent_runner.local_platform.attach import StateFiles, proof_of, write_state
 from persistent_runner.local_platform.durations import FAST, RECORDED
 from persistent_runner.local_platform.local import LocalRescale
 
@@ -27,7 +27,7 @@ _GRACE = 2.0
 
 
 class Holders:
-    """Counts the drivers that are attached; each is an open connection that began with the token."""
+    """Counts the drivers that are attached; each is an open connection that has shown to know the token."""
 
     def __init__(self, platform: LocalRescale) -> None:
         self.token = platform.control_token
@@ -48,7 +48,9 @@ class Holders:
     def _hold(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError), connection.makefile("rb") as lines:
             connection.settimeout(10)
-            if not hmac.compare_digest(lines.readline(200).strip(), self.token.encode()):
+            nonce = lines.readline(200).decode("ascii", "replace").strip()
+            connection.sendall(proof_of(self.token, "platform", nonce) + b"\n")
+            if not hmac.compare_digest(lines.readline(200).strip(), proof_of(self.token, "driver", nonce)):
                 return
             connection.settimeout(None)
             with self._lock:

@@ -36,7 +36,6 @@ import time
 import zlib
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Pattern, Set, Tuple
 
-VERSION = 1
 CLAIM_WITHOUT_PID = 2.0  # seconds after which a claim whose supervisor never wrote its pid is lost
 POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
@@ -554,7 +553,6 @@ class Agent(object):
         self.send(
             {
                 "t": "hello",
-                "version": VERSION,
                 "epoch": self.epoch,
                 "root": self.root,
                 "boot": boot_id(),
@@ -781,11 +779,11 @@ class Agent(object):
         path, part = plain_path(self.root, header["path"]), plain_path(self.root, header["path"] + ".part")
         before = header.get("before")
         if before and os.path.isdir(self.place(before)[1]):
-            return {"t": "done", "written": False}, b""  # its command was claimed: what is there stays
+            return {"t": "done"}, b""  # its command was claimed: what is there stays
         if self.is_superseded():
             raise ValueError("a newer agent has taken over this node")
         if header["offset"] and not os.path.exists(part) and os.path.exists(path) and sha256(path) == header["sha256"]:
-            return {"t": "done", "written": False}, b""  # sent again after a drop, whole already
+            return {"t": "done"}, b""  # sent again after a drop, whole already
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(part, "r+b" if header["offset"] else "wb") as f:
             f.seek(header["offset"])
@@ -795,7 +793,7 @@ class Agent(object):
                 raise ValueError("%s arrived damaged" % header["path"])
             os.chmod(part, header["mode"])
             os.rename(part, path)
-        return {"t": "done", "written": True}, b""
+        return {"t": "done"}, b""
 
     def do_get(self, header: Dict[str, Any], body: bytes) -> Reply:
         with open_regular(plain_path(self.root, header["path"])) as f:

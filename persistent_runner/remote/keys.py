@@ -82,7 +82,7 @@ def _with_passphrase(path: Path) -> paramiko.PKey:
 
 
 def _decrypted(path: Path, passphrase: str) -> paramiko.PKey | None:
-    """Return the key; None for a wrong passphrase. Each kind is tried, since PKey.from_path takes no passphrase."""
+    """Return the key; None for a wrong passphrase. Each kind is tried: PKey.from_path says text and takes bytes."""
     for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
         with contextlib.suppress(Exception):  # a wrong passphrase has as many names as there are formats
             return kind.from_private_key_file(str(path), passphrase)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.background import in_background
 from persistent_runner.errors import ConnectionLost, RunnerError
+from persistent_runner.printable import printable
 from persistent_runner.remote.frames import Hello, decode, hello_of
 from persistent_runner.remote.ssh import close, translated
 
@@ -81,7 +82,7 @@ def what_it_said(channel: paramiko.Channel) -> str:
     errors = b""
     while channel.recv_stderr_ready() and len(errors) < _NOISE:
         errors += channel.recv_stderr(1 << 16)
-    return f": {_plain(errors)}" if errors.strip() else ""
+    return f": {_end(errors)}" if errors.strip() else ""
 
 
 def _after_nonce(channel: paramiko.Channel, nonce: bytes, where: str, seconds: float) -> bytes:
@@ -102,7 +103,7 @@ def _after_nonce(channel: paramiko.Channel, nonce: bytes, where: str, seconds: f
 def _explain(channel: paramiko.Channel, noise: bytes, where: str) -> None:
     channel.status_event.wait(1)
     code = channel.exit_status
-    said = what_it_said(channel) or f": {_plain(noise)}"
+    said = what_it_said(channel) or f": {_end(noise)}"
     close(channel)
     if code == 127 or "SyntaxError" in said:
         raise RunnerError(
@@ -114,7 +115,5 @@ def _explain(channel: paramiko.Channel, noise: bytes, where: str) -> None:
     raise ConnectionLost(f"{where}: the agent did not start{said}")
 
 
-def _plain(data: bytes) -> str:
-    """Return the end of a text without control characters, which could drive the user's terminal."""
-    text = data.decode("utf-8", "replace")
-    return "".join(c for c in text if c in "\n\t" or c.isprintable())[-_SAID:].strip()
+def _end(said: bytes) -> str:
+    return printable(said)[-_SAID:].strip()

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from persistent_runner.remote.frames import OutputFile
     from persistent_runner.remote.link import Link
 
-PIECE = 1 << 19  # bytes of one request
-IN_FLIGHT = 8  # requests on the way together: 4 MB, which fills 40 MB/s at 100 ms
+PIECE = 1 << 18  # bytes of one request: it must pass a slow line before that counts as dead
+IN_FLIGHT = 16  # requests on the way together: 4 MB, which fills 40 MB/s at 100 ms
 
 
 def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:

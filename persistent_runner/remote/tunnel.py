@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import paramiko
 
 from persistent_runner.errors import ConfigError, ConnectionLost
+from persistent_runner.printable import printable
 
 if TYPE_CHECKING:
     from fabric import Connection
@@ -122,7 +123,7 @@ def _status_line(sock: socket.socket, deadline: float) -> str:
             raise ConnectionError("no HTTP answer came")
         head += byte
     line = head.split(b"\r\n", 1)[0].decode("ascii", "replace")
-    return "".join(c for c in line if c.isprintable())[:200]
+    return printable(line)[:200]
 
 
 def _check(line: str, node: Node, shown: str) -> None:

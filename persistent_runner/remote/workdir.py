@@ -25,6 +25,7 @@ from persistent_runner.errors import (
     ResultMissing,
     RunnerError,
 )
+from persistent_runner.printable import printable
 from persistent_runner.remote import agent, transfer
 from persistent_runner.remote.link import RequestRefused
 from persistent_runner.render import Delimiters, render_inputs, walk_inputs
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_IN_FRAME = 1 << 20  # bytes of all files that travel with a command; the biggest go ahead in pieces
+_IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
@@ -289,9 +290,9 @@ class WorkDir:
             while (data := printed.get()) is not None:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    on_line(_readable(line))
+                    on_line(printable(line))
             if rest:
-                on_line(_readable(rest))
+                on_line(printable(rest))
         except BaseException:
             self._link.kill(self.attempt, seq)
             started.result()  # its tree is gone
@@ -302,7 +303,7 @@ class WorkDir:
             path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:
             return CommandResult(ended.code, ended.seconds, ended.peak_bytes, path)
-        lines = [line for line in _readable(ended.log_tail).splitlines() if line.strip()][-_LAST_LINES:]
+        lines = [line for line in printable(ended.log_tail).splitlines() if line.strip()][-_LAST_LINES:]
         told = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
         first = command.strip().splitlines()[0] if command.strip() else ""
         what = f"{self._label}: `{first}`"
@@ -376,8 +377,3 @@ def _explained(code: int) -> str:
         except ValueError:
             return ""
     return ""
-
-
-def _readable(data: bytes) -> str:
-    """Return a log as text without control characters, which could drive the user's terminal."""
-    return "".join(c for c in data.decode("utf-8", "replace") if c in "\n\t" or c.isprintable())

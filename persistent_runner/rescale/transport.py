@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from requests.auth import AuthBase
 
 from persistent_runner.errors import PlatformRefused, PlatformUnavailable
+from persistent_runner.printable import printable
 from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import hide, redact
 from persistent_runner.rescale.api import API_ROOT
@@ -248,7 +249,7 @@ class Transport:
 
     def _clean(self, text: str) -> str:
         """Return foreign text on one line, without control characters and without secrets."""
-        return redact(" ".join("".join(letter if letter.isprintable() else " " for letter in text).split()))
+        return redact(" ".join(printable(text).split()))
 
 
 def _read_whole(response: requests.Response, seconds: float) -> None:

@@ -167,7 +167,7 @@ def test_a_refused_key_says_so(script: Script, client: RescalePlatform) -> None:
             "projectId: invalid project id; name: too long",
         ),
         (["plain"], "plain"),
-        ("no JSON\x1b[2J at all", "no JSON [2J at all"),
+        ("no JSON\x1b[2J at all", "no JSON[2J at all"),
         ("<html>x</html>", "(a web page)"),
         ({}, "{}"),
     ],
