@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -17,14 +19,19 @@ from persistent_runner.lease.heart import Heart
 from persistent_runner.lease.keeper import Switch, job_command
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote.link import Patience
+from persistent_runner.rescale.client import RescalePlatform
 from tests.remote.conftest import DEADLINE, QUICK, Server, Site, processes, until
 from tests.remote.proxy import Proxy
+
+from .conftest import TICKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.openssh import OpenSsh
+
+    from .conftest import Leases
 
 BEAT = timedelta(seconds=0.05)
 TICK = timedelta(seconds=0.1)
@@ -380,3 +387,29 @@ def test_a_driver_that_sleeps_gives_no_verdict(bench: Bench, sshd: OpenSsh) -> N
             driver.kill()
     assert [line[1:] for line in said] == [["False", "None"]] * 5
     assert int(said[-1][0]) > before
+
+
+def test_beats_do_not_wait_for_the_api(local: Leases) -> None:
+    """The API answers 503 for as long as it likes, SSH drops once: the beats go on over the next connection (A7)."""
+    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=4))
+    patient = RescalePlatform(local.rescale.base_url, local.rescale.api_key, backoff=Backoff(total=600))
+    with local.make(guard=guard, platform=patient) as lease:
+        order = local.rescale.faults.add("status", endpoints=["statuses"], status=503)
+        local.fault("ssh", do="drop")
+        heart = lease.hold.heart
+        assert heart is not None
+        before = heart.tick or 0
+        until(lambda: (heart.tick or 0) > before + 60, "six seconds of beats")
+        local.rescale.faults.remove(order)
+        assert lease.check().executing
+    patient.close()
+
+
+def test_a_heart_outlives_a_long_way_without_a_network(bench: Bench) -> None:
+    """However long nobody could get through, the beats go on when somebody can: the lease is still held."""
+    heart = bench.heart(patience=None)
+    until(bench.beats(), "a beat")
+    assert heart._link._patience.reconnect.total == math.inf
+    bench.site.proxy.drop()
+    until(bench.beats(), "a beat")
+    assert heart.lost is None

@@ -14,6 +14,8 @@ from persistent_runner.errors import ConnectionLost
 from persistent_runner.lease.guard import Budget, Guard
 from persistent_runner.lease.platform import Software
 from persistent_runner.lease.settle import Wanted
+from persistent_runner.lease.stopper import Deadlines
+from persistent_runner.recovery import Backoff
 
 from .conftest import TICKING, until
 
@@ -219,3 +221,46 @@ def test_a_kept_cluster_is_never_kept_beyond_its_budget(local: Leases) -> None:
     lease = kept(local, 24 * HOUR, budget=Budget(max_cost=price * 4 / 3600))
     until(lambda: local.cluster_of(lease) == "stopped", "the end")
     assert "KEEPER-END time-budget" in local.platform.log(lease.job_id)
+
+
+def test_a_kept_cluster_that_turns_out_to_be_of_no_use_goes_back(local: Leases) -> None:
+    """It waited for longer than its record tells: whoever needs more leases another one and leaves it to the next."""
+    lease = kept(local)
+    (entry,) = local.ledger.entries()
+    needs = (
+        entry.limit - timedelta(seconds=entry.kept_age) - timedelta(microseconds=1)
+    )  # it had so much when it was kept
+    own = {"earlier": lambda: local.settle(local.ledger_of("runs/y")), "needs": needs}
+    with local.make(ledger=local.ledger_of("runs/y"), guard=TICKING, lease=own) as following:
+        assert following.job_id != lease.job_id
+        entry = next(entry for entry in local.ledger.entries() if entry.name == lease.name)
+        assert entry.state == "kept"
+        assert 0 < (entry.kept_seconds or 0) < 3600
+        assert local.ledger.is_driven(entry) is False
+        assert local.cluster_of(lease) == "running"
+    record = local.settle(local.ledger_of("runs/z"))
+    assert record is not None
+    record.let_go()
+
+
+def test_a_kept_cluster_that_cannot_be_reached_goes_back_as_it_was(local: Leases) -> None:
+    """It has heard nothing of us, so that it waits as long as it was told to."""
+    lease = kept(local)
+    before = local.ledger.entries()[0]
+
+    def connector(proof: Any) -> Any:
+        connect = local.connector(proof)
+
+        def unreachable(node: Any) -> Any:
+            if node.user == f"uprod_{lease.job_id}":
+                raise ConnectionLost("no route")
+            return connect(node)
+
+        return unreachable
+
+    quick = Deadlines(connect=Backoff(first=0.01, most=0.02, total=0.2))
+    with local.next_driver(local.ledger_of("runs/y"), connector=connector, deadlines=quick) as following:
+        assert following.job_id != lease.job_id
+    entry = next(entry for entry in local.ledger.entries() if entry.name == lease.name)
+    assert dataclasses.replace(entry, changed="", pid=0) == dataclasses.replace(before, changed="", pid=0)
+    assert local.cluster_of(lease) == "running"

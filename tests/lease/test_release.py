@@ -233,3 +233,35 @@ def _unproven(leases: Leases) -> Any:
         return leases.connector(proof)
 
     return connector
+
+
+def test_a_forced_stop_without_an_answer_is_asked_for_again(local: Leases) -> None:
+    """One 503 is no reason to wait out every limit and to give up (row A10)."""
+    local.fault("stop_ignored")
+    local.rescale.faults.add("status", endpoints=["force_stop_job"], status=503, times=2)
+    lease = local.make(platform=local.client(), deadlines=dataclasses.replace(PATIENT, ending=SHORT))
+    with lease:
+        pass
+    assert len(local.journal("force_stop_asked")) == 1
+    assert local.cluster_of(lease) == "stopped"
+
+
+def test_a_refused_stop_is_followed_by_a_forced_one(local: Leases) -> None:
+    """A platform that takes no graceful stop may take the other."""
+    local.fault("stop_ignored")
+    with local.make() as lease:
+        local.platform.stop(lease.job_id)  # so that a forced one is taken
+        local.rescale.faults.add("status", endpoints=["stop_job"], status=409)
+    assert len(local.journal("force_stop_asked")) == 1
+    assert local.cluster_of(lease) == "stopped"
+
+
+def test_stopped_is_read_and_never_taken_from_silence(local: Leases) -> None:
+    """A job is Completed while its machines go down: a 404 or an empty list in that moment is no `Stopped` (I7)."""
+    lease = local.make()
+    lease.acquire()
+    local.rescale.faults.add("status", endpoints=["cluster_statuses"], status=404, times=8)
+    lease.release()
+    stopped = [line for line in local.journal("cluster_status") if line["status"] == "Stopped"]
+    assert len(stopped) == 1
+    assert lease.state.status == "Completed, cluster Stopped"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
 import sys
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -381,3 +383,126 @@ def test_a_second_own_cluster_is_ended(local: Leases) -> None:
     assert record.entry.job_id == first.job_id
     assert local.cluster_of(second) == "stopped"
     record.let_go()
+
+
+def test_a_cluster_without_a_switch_is_no_cluster_for_who_wants_one(local: Leases) -> None:
+    """`keeper = true` after a crash with `keeper = false`: the bare one is ended, and the new one is watched."""
+    lease = bare(local)
+    record = local.settler().settle(Wanted(local.request().terms, keeper=False))
+    assert record is not None
+    record.let_go()
+    with local.next_driver() as following:
+        assert following.job_id != lease.job_id
+        assert following.hold.switch is not None
+    assert local.most_at_a_time() == 1
+
+
+@pytest.mark.parametrize("unverified", [False, True])
+def test_a_host_that_nothing_proved_must_prove_itself_to_who_wants_that(unverified: bool, local: Leases) -> None:
+    """What `accept-unverified` took for the machine is no pin for a driver that asks for a proof (rows L10, S4)."""
+    accepting = dataclasses.replace(TICKING, unverified=True)
+    orphan(local, guard=accepting)
+    seen: list[dict[str, list[str]]] = []
+
+    def connector(proof: Any) -> Any:
+        seen.append(dict(proof.pins))
+        return local.connector(proof)
+
+    guard = dataclasses.replace(TICKING, unverified=unverified)
+    with local.next_driver(guard=guard, connector=connector) as following:
+        assert following.is_attached
+        (entry,) = local.ledger.entries()
+        assert (entry.unverified, len(entry.pins)) == (unverified, 1)
+    assert [bool(pins) for pins in seen] == [unverified]
+
+
+def test_one_look_in_vain_ends_no_record(local: Leases) -> None:
+    """A platform that does not know a job now may know it again: no second cluster is leased (row A4)."""
+    lease = orphan(local)
+    local.fault("hidden", times=1)
+    with local.next_driver() as following:
+        assert following.job_id == lease.job_id
+    assert len(local.jobs()) == 1
+
+
+def test_another_folders_job_that_is_not_known_now_stays_recorded(local: Leases) -> None:
+    """Its record is its owner's to close, who asks for longer."""
+    lease = orphan(local)
+    order = local.fault("hidden")
+    assert local.settle(local.ledger_of("runs/y")) is None
+    assert entry_of(local, lease).state == "submitted"
+    local.rescale.faults.remove(order)
+    assert local.cluster_of(lease) == "running"
+
+
+def test_a_job_that_the_platform_has_forgotten_is_closed_by_its_own_folder(local: Leases) -> None:
+    """The user has deleted it in the portal: that is believed when it was asked for some time."""
+    lease = orphan(local)
+    local.fault("hidden")
+    settler = Settler(local.platform, local.ledger, POLL, Deadlines(unknown=SHORT))
+    assert settler.settle(Wanted(local.request().terms)) is None
+    assert entry_of(local, lease).state == "closed"
+
+
+def test_an_interrupt_while_an_earlier_cluster_is_ended_says_what_may_run(local: Leases) -> None:
+    """Ctrl-C then is no "interrupted; released": the job that is being ended is named, exit code 4."""
+    lease = orphan(local)
+
+    class IsInterrupted(RescalePlatform):
+        def stop(self, job_id: str, *, force: bool = False, patient: bool = True) -> None:
+            super().stop(job_id, force=force, patient=patient)
+            raise KeyboardInterrupt
+
+    with pytest.raises(ReleaseUnconfirmed, match=f"Job {lease.job_id} .*the wait for its end was interrupted"):
+        local.settler(platform=local.client(IsInterrupted)).settle(None)
+    assert entry_of(local, lease).state == "releasing"
+
+
+def test_the_time_before_a_cluster_could_be_gone_on_with_is_paid(local: Leases) -> None:
+    """It ends between two starts' looks: what it took is what the platform says, not what was seen of it here."""
+    lease = orphan(local)
+    began = local.journal("command_started")[0]["monotonic"]
+    until(lambda: time.monotonic() - began > 2, "two seconds of the cluster")
+
+    def lost_meanwhile() -> Any:
+        record = local.settle()
+        local.fault("preempt", times=1)
+        until(lambda: local.platform.state(lease.job_id).stopped, "the loss")
+        return record
+
+    with local.make(guard=TICKING, lease={"earlier": lost_meanwhile}):
+        pass
+    (cost,) = [cost for name, cost, final in local.costs if name == lease.name and final and cost.seconds]
+    assert cost.seconds >= 2
+    assert cost.seconds_with_start_up >= cost.seconds
+
+
+def test_a_cluster_without_a_switch_is_as_old_as_its_record(local: Leases) -> None:
+    """Nothing on it tells its age: the time since it was recorded is taken, which is no less (row L12)."""
+    lease = bare(local)
+    rewrite(local, lease, began=(datetime.now(UTC) - timedelta(minutes=30)).isoformat())
+    guard = Guard(keeper=False, unverified=True)
+
+    def connector(proof: Any) -> Any:
+        proof.wait = POLL
+        return local.connector(proof)
+
+    own = {"earlier": lambda: local.settler().settle(Wanted(local.request().terms, keeper=False))}
+    with local.make(guard=guard, connector=connector, lease=own) as following:
+        assert following.job_id == lease.job_id
+        assert following.age >= timedelta(minutes=30)
+        assert following.left <= timedelta(minutes=90)
+
+
+def test_what_a_kept_cluster_took_is_counted_once(local: Leases) -> None:
+    """Until it was kept, and from there to its end: together its whole life, not more."""
+    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=3))
+    with local.make(lease={"keep": timedelta(seconds=3)}, guard=guard) as lease:
+        assert lease.hold.learn_age()
+    until(lambda: local.cluster_of(lease) == "stopped", "its end")
+    assert local.settle() is None
+    parts = [cost for name, cost, final in local.costs if name == lease.name and final]
+    assert len(parts) == 2
+    executed = local.platform.state(lease.job_id).executed
+    assert executed is not None
+    assert sum(cost.seconds for cost in parts) == pytest.approx(executed.total_seconds(), abs=0.7)
