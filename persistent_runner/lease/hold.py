@@ -268,7 +268,7 @@ class Hold:
             self._record.update(**kept, folder=before.folder, study=before.study)
             self._let_go()
             return True
-        waited = self.meter.age.total_seconds() - before.kept_age
+        waited = max(0.0, self.meter.age.total_seconds() - before.kept_age)  # ticks lag a little
         left = (before.kept_seconds or 0.0) - waited
         if not self.meter.is_sure or left <= 0:
             return False
