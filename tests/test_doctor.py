@@ -487,3 +487,23 @@ def test_connect_leases_nothing_after_a_failure(lab, rescale) -> None:
 
     assert "skipped  lease       nothing was leased: mend what failed first" in driver.out
     assert jobs_of(rescale) == before
+
+
+def test_a_draft_whose_answer_was_lost_is_named(script, tmp_path) -> None:
+    """It shows up in the list when nobody looks any more: it may be left, and that is said."""
+    script.says("POST jobs/", Said(503, ""))
+    script.says("GET jobs/", Said(body=[]))
+    seen, _ = draft(script, tmp_path)
+
+    found = finding(seen, "left over")
+    assert found.verdict == "warning"
+    assert "may be left: the answer to its creation was lost" in found.seen
+
+
+def test_a_draft_that_was_refused_is_not_looked_for(script, tmp_path) -> None:
+    """A 403 saved nothing."""
+    script.says("POST jobs/", Said(403, {"detail": "no"}))
+    script.says("GET jobs/", Said(body=[]))
+    seen, _ = draft(script, tmp_path)
+
+    assert "left over" not in [found.name for found in seen.all]

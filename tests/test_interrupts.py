@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from persistent_runner.interrupts import Interrupts, Leave
+from persistent_runner.interrupts import Interrupts, Leave, held_back
 
 
 def send(*numbers: int) -> None:
@@ -76,3 +76,42 @@ def test_outside_the_main_thread_nothing_is_changed() -> None:
     thread.start()
     thread.join()
     assert failed == []
+
+
+def test_who_leaves_is_not_held_up_by_another_press() -> None:
+    """The fourth Ctrl-C comes while the third is heeded: it is counted and raises nothing."""
+    with Interrupts() as interrupts:
+        send(signal.SIGINT, signal.SIGINT)
+        with pytest.raises(Leave):
+            send(signal.SIGINT)
+        send(signal.SIGINT, signal.SIGTERM)
+        assert interrupts.count == 4
+
+
+def test_an_event_of_somebody_elses_is_set_and_given_back() -> None:
+    """A lease's waits end while a study is interrupted; the next study on it waits again."""
+    event = threading.Event()
+    with Interrupts(event):
+        send(signal.SIGINT)
+        assert event.is_set()
+    assert not event.is_set()
+
+
+@pytest.mark.parametrize("others", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGTERM], []])
+def test_a_release_is_held_up_by_the_second_ctrl_c_alone(others: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    """A terminal that closes and an impatient finger leave a script's release alone; twice means it."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with held_back():
+        send(signal.SIGINT, *others)
+        assert "The release goes on. Press Ctrl-C again" in caplog.text
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        send(signal.SIGINT, *others)  # who leaves is not held up by another press
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_whoever_counts_interrupts_goes_on_counting_during_a_release() -> None:
+    """`run-study` has said what each press means."""
+    with Interrupts() as interrupts, held_back():
+        send(signal.SIGINT)
+        assert interrupts.count == 1

@@ -140,8 +140,12 @@ class Transport:
         """Return the address of the next page, None after the last; refuse one that would take the key elsewhere."""
         if not isinstance(following, str) or not following:
             return None
-        parts = _joined(current, following)
-        if parts is None or _origin(parts) != _origin(urlsplit(self.base_url)):
+        try:
+            parts = urlsplit(urljoin(current, following))
+            stays = _origin(parts) == _origin(urlsplit(self.base_url))
+        except ValueError:
+            stays = False
+        if not stays:
             raise PlatformRefused(f"{self.host}: the pages of {urlsplit(current).path} lead to another host.")
         # Some `next` lack the slash, and the redirect to it would be refused.
         return urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/"))
@@ -196,6 +200,8 @@ class Transport:
             raise PlatformUnavailable(f"{what}: the connection failed ({self._clean(_innermost(error))}).") from None
         except requests.RequestException as error:
             raise PlatformRefused(f"{what}: {type(error).__name__}.") from None
+        except ValueError:  # requests reads the address of a redirect that it does not follow
+            raise PlatformRefused(f"{what}: redirected to an address that is none.") from None
         self._raise_for_status(response)
         return response
 
@@ -205,11 +211,10 @@ class Transport:
             return
         what = f"{self._what(response)}: {code} {self._words(response)}".rstrip()
         if 300 <= code < 400:
-            there = _joined(response.url, response.headers.get("Location", ""))
+            there = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
             raise PlatformRefused(
-                f"{self._what(response)}: {code}, redirected to "
-                + (f"{there.scheme}://{there.netloc}{there.path}" if there else "an address that is none"),
-                remedy=f"The base URL may have to be {there.scheme}://{there.netloc}" if there else "",
+                f"{self._what(response)}: {code}, redirected to {there.scheme}://{there.netloc}{there.path}",
+                remedy=f"The base URL may have to be {there.scheme}://{there.netloc}",
                 status=code,
             )
         if code in _TRANSIENT or code >= 500:
@@ -293,16 +298,6 @@ def _retry_after(response: requests.Response) -> float | None:
 
 def _is_web_page(response: requests.Response) -> bool:
     return "html" in response.headers.get("Content-Type", "").lower() or response.content.lstrip()[:1] == b"<"
-
-
-def _joined(url: str, there: str) -> SplitResult | None:
-    """Return the address that `there` names on the page `url`; None where it is none."""
-    try:
-        parts = urlsplit(urljoin(url, there))
-        _origin(parts)
-    except ValueError:
-        return None
-    return parts
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -255,3 +256,38 @@ def test_faults_of_the_shared_platform(tmp_path: Path) -> None:
         client = Client(hold.base_url, hold.api_key)
         assert client.get("users/me/").status_code == 401
         client.session.close()
+
+
+def test_whoever_listens_on_the_port_of_a_platform_that_is_gone_learns_nothing(tmp_path: Path) -> None:
+    """He answers what he likes: neither token nor API key comes to him, and a platform of one's own is started."""
+    files = attach.StateFiles(tmp_path)
+    files.make_folder()
+    heard: list[bytes] = []
+
+    def listen(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            heard.append(lines.readline())
+            connection.sendall(b"0" * 64 + b"\nok\n")
+            heard.append(lines.readline())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        attach.write_state(
+            files,
+            {
+                "base_url": "http://127.0.0.1:1",
+                "api_key": "old-key",
+                "control_port": listener.getsockname()[1],
+                "control_token": "old-token",
+                "control_url": "",
+            },
+        )
+        thread = threading.Thread(target=listen, args=(listener,))
+        thread.start()
+        with ensure_process(tmp_path) as hold:
+            assert hold.base_url != "http://127.0.0.1:1"
+            assert answers(hold.base_url)
+        thread.join(20)
+    assert len(heard[0].strip()) == 32
+    assert heard[1] == b""
+    eventually(lambda: not files.state.exists(), "the end of the platform")

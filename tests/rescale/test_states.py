@@ -123,6 +123,23 @@ def test_under_an_unknown_job_status_the_cluster_tells() -> None:
     assert not lease_state(unknown, entries(*CLUSTER, (202, "Sleeping"))).stopped
 
 
+@pytest.mark.parametrize(
+    ("jobs", "clusters", "stopped"),
+    [
+        ((*JOB[:2], (9, "Completed")), (), True),
+        ((*JOB[:2], (9, "Completed")), CLUSTER[:1], True),
+        ((*JOB[:4], (50, "Completed")), (*CLUSTER[:1], (16, "Queued")), True),
+        ((*JOB[:3], (50, "Completed")), (), False),
+        ((*JOB, (150, "Stopping"), (160, "Completed")), (), False),
+        ((*JOB, (160, "Completed")), CLUSTER, False),
+        ((*JOB, (160, "Completed")), ((5, "Not Started"), (20, "Odd")), False),
+    ],
+)
+def test_silence_about_a_cluster_is_no_end_of_it(jobs: Any, clusters: Any, stopped: bool) -> None:
+    """Without `Stopped` a job has no machines only where it never got beyond the queue, or none was ever asked for."""
+    assert lease_state(entries(*jobs), entries(*clusters)).stopped is stopped
+
+
 moments = st.none() | st.integers(0, 20).map(lambda second: BEGAN + timedelta(seconds=second))
 words = st.sampled_from(KNOWN) | st.text(string.ascii_letters + " ", min_size=1, max_size=12)
 histories = st.lists(st.tuples(moments, words), max_size=12)

@@ -268,3 +268,24 @@ def test_a_job_id_cannot_leave_its_place_in_the_path(script: Script, client: Res
     with pytest.raises(PlatformRefused):
         client.submit("x?y#z")
     assert script.calls("POST") == ["POST /api/v2/jobs/x%3Fy%23z/submit/"]
+
+
+@pytest.mark.parametrize("there", ["http://127.0.0.1:99999/x", "http://[abc/x", "http://[::1"])
+def test_an_address_that_is_none_is_refused(there: str, script: Script, client: RescalePlatform) -> None:
+    """Neither a `next` nor a redirect that cannot be read ends in anything but our own error."""
+    script.says("GET jobs/", Said(body={"next": there, "results": []}))
+    with pytest.raises(PlatformRefused, match="lead to another host"):
+        client.find("x")
+    script.says("GET users/me/", Said(302, "", {"Location": there}))
+    with pytest.raises(PlatformRefused, match="redirected to an address that is none"):
+        client.me()
+
+
+def test_who_cannot_wait_asks_once(script: Script) -> None:
+    """A 503 is told at once to whoever has beats to send, and repeated for all others."""
+    client = RescalePlatform(script.url, "key", backoff=Backoff(first=0.01, most=0.02, total=60))
+    script.says("GET jobs/aBcDe/statuses/", Said(503, ""))
+    with pytest.raises(PlatformUnavailable):
+        client.state("aBcDe", patient=False)
+    assert len(script.asked) == 1
+    client.close()

@@ -351,3 +351,20 @@ def test_on_other_machines_the_trial_gets_a_new_attempt(where, stored, folder) -
     clusters = Clusters()
     clusters.loop(stored, folder, value_of, where=lambda: where, capacity=1, limits=Limits(1)).run()
     assert clusters.attempts == [(0, 2)]
+
+
+def test_an_objective_that_computes_past_the_end_of_its_cluster(stored, folder, monkeypatch) -> None:
+    """It hears of no stop: the study ends, so that the cluster is released and nothing is overspent (row U6)."""
+    monkeypatch.setattr(loop_module, "STOP_SECONDS", 0.2)
+    clusters, over = Clusters(), threading.Event()
+
+    def objective(_trial: optuna.Trial, _work: Clusters) -> float:
+        clusters.left = 0.0
+        assert over.wait(DEADLINE)
+        return 1.0
+
+    with pytest.raises(StudyFailed, match=r"trial 0 goes on 0\.2 s after its cluster"):
+        clusters.loop(stored, folder, objective, capacity=1).run()
+    over.set()
+    assert clusters.renewals == []
+    assert states(stored) == ["WAITING"]
