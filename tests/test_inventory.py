@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -274,3 +275,39 @@ def test_a_job_that_somebody_shares_with_us_is_not_stopped(owner: str, code: int
     assert len(script.calls("POST")) == (1 if code == 0 else 0)
     if code:
         assert f"belongs to {owner or 'somebody unknown'}, not to this account" in driver.said
+
+
+def test_a_job_that_is_not_known_now_stays_in_the_list(desk: Desk) -> None:
+    """A look ends no record: the platform may know it again (row A4)."""
+    lease = desk.orphan()
+    order = desk.leases.fault("hidden")
+    (row,) = desk.listed()
+    assert row["state"] == "not known to the platform"
+    desk.leases.rescale.faults.remove(order)
+    (row,) = desk.listed()
+    assert row["state"] == "Executing"
+    desk.run("stop", lease.job_id, "--yes")
+    assert desk.leases.cluster_of(lease) == "stopped"
+
+
+def test_a_stop_that_is_interrupted_says_what_may_run(desk: Desk) -> None:
+    """Once goes on, twice ends with 4: `Stopped` was not read."""
+    lease = desk.orphan()
+    desk.leases.fault("stop_hangs", at="stopping", seconds=30)
+    driver = desk.place.start("stop", lease.job_id, "--yes", program="persistent-runner")
+    driver.wait_for("asking for its stop")
+    driver.process.send_signal(signal.SIGINT)
+    driver.wait_for("The release goes on")
+    driver.process.send_signal(signal.SIGINT)
+    assert driver.end() == 4, driver.said
+    assert f"Job {lease.job_id} may still run and cost money" in driver.said
+
+
+def test_another_accounts_key_ends_no_record(desk: Desk) -> None:
+    """The profile has another account now: what was leased with the former is not looked for with it."""
+    lease = desk.orphan()
+    path = desk.leases.folder / f"{lease.name}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "account": "somebody@example.com"}))
+    (row,) = desk.listed()
+    assert row["state"].startswith("unknown: lab is ")
+    assert json.loads(path.read_text())["state"] == "submitted"

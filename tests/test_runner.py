@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import optuna
 import pytest
@@ -276,3 +279,60 @@ def test_sys_exit_in_an_objective_is_a_failure(place) -> None:
     study = optuna.create_study(study_name="exits")
     with pytest.raises(RunnerError, match=r"sys.exit\(0\)"), a_lease() as cluster:
         optimize(study, lambda _trial, _work: sys.exit(0), cluster, n_trials=1)
+
+
+@pytest.mark.parametrize("signals", [["SIGTERM", "SIGHUP", "SIGTERM"], ["SIGTERM", "SIGINT"]])
+def test_a_script_that_is_told_to_end_more_than_once_releases(place, signals) -> None:
+    """A closing terminal sends several: the first ends the block, the others do not cut its release off (row D3)."""
+    place.fault("dropped", endpoints=["stop_job"], times=2)
+    script = "from persistent_runner import lease\nimport time\n"
+    script += "with lease('told', core_type='emerald', cores=2, walltime='8h') as cluster:\n"
+    script += "    print('held', flush=True)\n    time.sleep(60)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "held\n"
+        process.send_signal(getattr(signal, signals[0]))
+        said = ""
+        while "asking for its stop" not in said:
+            said += process.stderr.readline()
+        for name in signals[1:]:
+            process.send_signal(getattr(signal, name))
+        said += process.stderr.read()
+        assert process.wait(60) != 0
+    assert "is released: " in said
+    assert "The release goes on" in said
+
+
+def test_an_interrupt_in_the_queue_of_a_renewal_ends_optimize(place) -> None:
+    """Ctrl-C in a notebook while another cluster is waited for: the queue is left, and the lease can be released."""
+    study = optuna.create_study(study_name="waits in the queue")
+
+    def objective(_trial, work) -> float:
+        place.fault("duration", status="queued", seconds=3600)
+        place.fault("preempt", job=cluster.job_id)
+        work.run("sleep 600")
+        return 1.0
+
+    def press() -> None:
+        until(lambda: cluster.state.status == "Queued", "the second job in the queue")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with a_lease("queued") as cluster:
+        first = cluster.job_id
+        finger = threading.Thread(target=press)
+        finger.start()
+        with pytest.raises(KeyboardInterrupt):
+            optimize(study, objective, cluster, n_trials=1)
+        finger.join()
+        assert cluster.job_id != first
+        assert not cluster.interrupted.is_set()
+        place.withdraw_faults()
+    assert cluster.state.stopped

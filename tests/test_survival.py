@@ -464,3 +464,54 @@ def test_a_job_that_somebody_stopped_is_not_replaced(place) -> None:
         assert unfinished_jobs(platform) == []
     assert "stopped by somebody else" in driver.said
     assert [row["state"] for row in place.rows()] == ["WAITING", "WAITING"]
+
+
+def test_a_setup_that_takes_longer_than_hang_keeps_its_cluster(place) -> None:
+    """The main loop is shown to turn while it waits for the setup; nothing ends and nothing is leased anew."""
+    place.go.touch()
+    with place.platform() as platform:
+        line = place.gated(more='[setup]\ncommand = "sleep 6"')
+        driver = place.start(*line, PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 1
+
+
+def test_a_setup_that_outlasts_the_money_is_given_up(place) -> None:
+    """The cluster's time is over before its setup has ended: released, exit code 5, and the reason is said (row U6)."""
+    with place.platform() as platform:
+        line = place.gated(more='[setup]\ncommand = "sleep 60"')
+        driver = place.start(*line, "--set", "study.max_cost=0.0006", **LONG)  # about 6 s
+        assert driver.end() == 5, driver.said
+        assert unfinished_jobs(platform) == []
+    assert "time is over before its setup has ended" in driver.said
+
+
+def test_an_interrupt_while_a_lost_cluster_is_released(place) -> None:
+    """Ctrl-C then ends the study when the release is confirmed: 130 and nothing that may still run (row L11)."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), "--set", "study.max_cost=0.0009", **LONG)  # about 9 s
+        place.until_two_run()
+        place.fault("stop_hangs", at="stopping", seconds=3)
+        driver.wait_for("asking for its stop")
+        driver.process.send_signal(signal.SIGINT)
+        assert driver.end() == 130, driver.said
+        assert unfinished_jobs(platform) == []
+        assert len(all_jobs(platform)) == 1
+    assert "may still run" not in driver.said
+
+
+@pytest.mark.parametrize("presses", [3, 5])
+def test_who_presses_again_and_again_is_told_what_may_run(place, presses) -> None:
+    """The platform takes its time to take the stop: exit code 4, said once, however often Ctrl-C is pressed."""
+    with place.platform() as platform:
+        driver = place.start(*place.gated(), **SHORT)
+        place.until_two_run()
+        place.fault("slow", endpoints=["stop_job"], seconds=2)
+        for said in ("no new trials", "stopping the trials", "asking for its stop", "", "")[:presses]:
+            driver.process.send_signal(signal.SIGINT)
+            if said:
+                driver.wait_for(said)
+        assert driver.end() == 4, driver.said
+        until(lambda: not unfinished_jobs(platform), "the end of the job")
+    assert driver.said.count("may still run and cost money") == 1
+    assert "Traceback" not in driver.said
