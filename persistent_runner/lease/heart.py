@@ -208,7 +208,8 @@ class Heart:
             return
         self._is_refused = False
         self._ended = self._ended or life.ended
-        if self._tick_since is None or life.tick != self._tick:
+        # Read in the moment in which it is written anew, a tick is none: the last one counts on.
+        if self._tick_since is None or (life.tick is not None and life.tick != self._tick):
             self._tick, self._tick_since = life.tick, time.monotonic()
         # From the arrival of one answer to the sending of another ping: no more than that did the tick stand still.
         doubt = max(3 * self._switch.tick_seconds + 2 * self._beat, _SHORTEST_DOUBT) if self._switch else math.inf

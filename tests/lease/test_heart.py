@@ -319,6 +319,19 @@ def test_keep(bench: Bench) -> None:
     assert bench.read("ended") == "no-heartbeat"
 
 
+def test_a_tick_that_is_just_being_written(bench: Bench) -> None:
+    """A look between the emptying and the writing of the file finds nothing: that is no tick, and none is forgotten."""
+    bench.folder.mkdir(parents=True)
+    (bench.folder / "tick").write_text("7\n")
+    heart = bench.heart()
+    until(lambda: heart.tick == 7, "the tick")
+    (bench.folder / "tick").write_text("")
+    answered(heart, 5)
+    assert heart.tick == 7
+    (bench.folder / "tick").write_text("8\n")
+    until(lambda: heart.tick == 8, "the next tick")
+
+
 def test_a_dead_switch(bench: Bench) -> None:
     """A shell that was killed leaves a node that answers and a tick that stands: the heart says so (row R11)."""
     job = bench.switch()
