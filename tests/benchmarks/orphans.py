@@ -69,7 +69,7 @@ def _once(*points: str) -> list[Story]:
 
 STORIES = [
     *_once("recorded", "created", "saved", "submitting", "submitted", "submit-recorded"),
-    *_once("queued", "queued:5", "executing", "nodes", "connected", "beating"),
+    *_once("queued", "queued:3", "executing", "nodes", "connected", "beating"),
     *_once("releasing", "stop-asked", "stopped", "closed"),
     Story("a trial runs", ("",), LONG),
     Story("a trial runs, then attaching", ("", "attaching"), LONG),
@@ -131,8 +131,6 @@ class Scene:
         place = self.folder / name
         self._write_study(place, story.command)
         environment = self._environment(place)
-        if story.preempted:
-            self._platform.faults.add("preempt", job=f"persistent_runner-{name}-*", times=1, after=2.0)
         died = 0.0
         for point in story.points:
             process = subprocess.Popen(
@@ -150,9 +148,12 @@ class Scene:
                 start_new_session=True,
             )
             try:
-                if not point:
+                if not point or story.preempted:
                     self._wait_for_a_trial(place / "runs" / name, process)
+                if not point:
                     process.kill()
+                elif story.preempted:
+                    self._platform.faults.add("preempt", job=f"persistent_runner-{name}-*")
                 code = process.wait(DEADLINE)
                 died = time.monotonic()
             finally:
@@ -255,10 +256,11 @@ def measure(folder: Path, repeats: int) -> list[Run]:
 
 def table(runs: list[Run]) -> str:
     """Return a row for each story, and the sum."""
+    played = [run for run in runs if not run.trouble]
     head = f"{'driver killed at':<30}{'runs':>6}{'limit':>8}{'median':>9}{'longest':>9}{'late':>6}{'two submits':>13}"
     lines = [head]
     for story in STORIES:
-        mine = [run for run in runs if run.story == story]
+        mine = [run for run in played if run.story == story]
         if not mine:
             continue
         ends = [run.ended_after for run in mine if run.ended_after is not None]
@@ -267,8 +269,7 @@ def table(runs: list[Run]) -> str:
         late = sum(run.is_late for run in mine)
         limit = f"{story.limit + LATE:.1f} s"
         lines.append(f"{story.name:<30}{len(mine):>6}{limit:>8}{median:>10}{longest:>9}{late:>5}{doubled:>13}")
-    troubles = [run.trouble for run in runs if run.trouble]
-    late = sum(run.is_late for run in runs)
-    doubled = sum(count > 1 for run in runs for count in run.submitted.values())
-    lines.append(f"{'all':<30}{len(runs):>6}{late:>33}{doubled:>13}")
-    return "\n".join([*lines, *troubles])
+    late = sum(run.is_late for run in played)
+    doubled = sum(count > 1 for run in played for count in run.submitted.values())
+    lines.append(f"{'all':<30}{len(played):>6}{late:>31}{doubled:>13}")
+    return "\n".join([*lines, *(f"not played out: {run.trouble}" for run in runs if run.trouble)])
