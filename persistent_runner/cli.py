@@ -149,8 +149,9 @@ def main() -> None:
 @click.option("--duration", "changes", multiple=True, metavar="STATUS=SECONDS", help="How long one of them lasts.")
 @click.option("--journal", type=_FOLDER, metavar="FILE", help="Append every event of every job to this file.")
 @click.option("--fault", "faults", multiple=True, metavar="JSON", help='What goes wrong: {"what": "lost", ...}.')
-def platform(changes: tuple[str, ...], faults: tuple[str, ...], **options: Any) -> None:
-    r"""Serve the local platform until interrupted: Rescale's API and real SSH on this machine's loopback.
+@click.option("--list-faults", is_flag=True, help="Print all that can go wrong on command, and end.")
+def platform(changes: tuple[str, ...], faults: tuple[str, ...], list_faults: bool, **options: Any) -> None:
+    """Serve the local platform until interrupted: Rescale's API and real SSH on this machine's loopback.
 
     Prints one JSON line with base_url, api_key and authorized_keys when it is ready. It is not the real platform.
     The line's control_url takes the same faults while it runs, by POST with its control_token as bearer token:
@@ -158,7 +159,12 @@ def platform(changes: tuple[str, ...], faults: tuple[str, ...], **options: Any) 
     \b
       {"what": "status", "endpoints": ["submit_job"], "status": 503, "times": 2}
       {"what": "preempt", "relaunch": 5, "after": 10, "job": "persistent_runner-wing-*"}
-    """
+    """  # noqa: D301 - click wants the backspace itself: it keeps a block as it is
+    if list_faults:
+        from persistent_runner.local_platform.fault_kinds import described
+
+        click.echo(described())
+        return
     with _ending(verbose=False):
         from persistent_runner.site import serve_local_platform
 
@@ -211,7 +217,7 @@ def _print_blocks(rows: list[list[str]], columns: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("job", required=False, metavar="ID")
+@click.argument("job", required=False, metavar="[ID]")
 @click.option("--all", "everything", is_flag=True, help="Every unfinished job in this machine's ledger.")
 @click.option("--profile", metavar="NAME", help="Look for the job on this account, if the ledger does not have it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

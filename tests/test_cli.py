@@ -142,6 +142,10 @@ def test_help_and_version(place) -> None:
         assert "Usage: " in driver.out
     assert "130 interrupted" in place.run("--help").out
     assert "0.1" in place.run("--version").out
+    faults = place.start("platform", "--list-faults", program="persistent-runner")
+    assert faults.end() == 0
+    assert {"lost", "preempt", "ssh", "stop_hangs"} <= set(faults.out.splitlines())
+    assert "options: after, relaunch" in faults.out
 
 
 # -- failures of trials

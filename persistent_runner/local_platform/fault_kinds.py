@@ -9,7 +9,7 @@ creating one, where there is no job yet.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -17,6 +17,9 @@ from persistent_runner.errors import ConfigError
 from persistent_runner.local_platform.durations import STATUSES
 from persistent_runner.rescale.api import ENDPOINTS
 from persistent_runner.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 ELSEWHERE = "https://login.example.com"
 
@@ -306,6 +309,28 @@ def _leaves(kind: type[Fault]) -> list[type[Fault]]:
 
 KINDS: dict[str, type[Fault]] = {kind.model_fields["what"].default: kind for kind in _leaves(Fault)}
 """All that can be ordered, by the name in `what`."""
+
+
+def described() -> str:
+    """Return all that can be ordered, as text: what it does, and its own options."""
+    lines = [
+        "Of every fault: job (an id, or a pattern of names), times, probability, seed; all times in seconds.",
+        f"Endpoints: {', '.join(ENDPOINTS)}.",
+        f"Statuses that last: {', '.join(STATUSES)}.",
+        "",
+    ]
+    for what, kind in KINDS.items():
+        lines.append(what)
+        lines += [f"    {line.strip()}" for line in (kind.__doc__ or "").splitlines() if line.strip()]
+        own = [_option(name, field) for name, field in kind.model_fields.items() if name not in Fault.model_fields]
+        lines += [f"    options: {', '.join(own)}"] if own else []
+    return "\n".join(lines)
+
+
+def _option(name: str, field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        name += f" ({' | '.join(get_args(field.annotation))})"
+    return f"{name} (needed)" if field.is_required() else name
 
 
 def parse(order: object) -> Fault:

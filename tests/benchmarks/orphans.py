@@ -17,13 +17,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from persistent_runner.account import write_profile
 from persistent_runner.local_platform.attach import make_key_pair
-from persistent_runner.local_platform.local import LocalRescale
+from persistent_runner.local_platform.local import FAST, LocalRescale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ TICK = 0.5
 IDLE = 8.0
 BUSY = 14.0
 LATE = 3 * TICK
+DURATIONS = replace(FAST, queued=1.0)  # so that a driver looks at a queued job more than twice
 DEADLINE = 180.0  # for a driver to die, and for a cluster to end
 AT_A_TIME = 6
 ENVIRONMENT = {
@@ -112,7 +113,7 @@ class Scene:
         self.folder = folder
         self.journal = folder / "journal.jsonl"
         self._random = random.Random(seed)
-        self._platform = LocalRescale(folder / "platform", journal=self.journal)
+        self._platform = LocalRescale(folder / "platform", durations=DURATIONS, journal=self.journal)
         self._lost = lost
         make_key_pair(folder / "id", folder / "keys")
 
@@ -257,19 +258,25 @@ def measure(folder: Path, repeats: int) -> list[Run]:
 def table(runs: list[Run]) -> str:
     """Return a row for each story, and the sum."""
     played = [run for run in runs if not run.trouble]
-    head = f"{'driver killed at':<30}{'runs':>6}{'limit':>8}{'median':>9}{'longest':>9}{'late':>6}{'two submits':>13}"
+    head = (
+        f"{'driver killed at':<30}{'runs':>5}{'clusters':>10}{'limit':>8}{'median':>8}{'longest':>9}{'late':>6}"
+        f"{'two submits':>13}"
+    )
     lines = [head]
     for story in STORIES:
         mine = [run for run in played if run.story == story]
         if not mine:
             continue
         ends = [run.ended_after for run in mine if run.ended_after is not None]
-        median, longest = (f"{statistics.median(ends):.1f} s", f"{max(ends):.1f} s") if ends else ("never ran", "")
+        median, longest = (f"{statistics.median(ends):.1f} s", f"{max(ends):.1f} s") if ends else ("-", "-")
         doubled = sum(count > 1 for run in mine for count in run.submitted.values())
         late = sum(run.is_late for run in mine)
         limit = f"{story.limit + LATE:.1f} s"
-        lines.append(f"{story.name:<30}{len(mine):>6}{limit:>8}{median:>10}{longest:>9}{late:>5}{doubled:>13}")
+        lines.append(
+            f"{story.name:<30}{len(mine):>5}{len(ends):>10}{limit:>8}{median:>8}{longest:>9}{late:>6}{doubled:>13}"
+        )
     late = sum(run.is_late for run in played)
     doubled = sum(count > 1 for run in played for count in run.submitted.values())
-    lines.append(f"{'all':<30}{len(played):>6}{late:>31}{doubled:>13}")
+    clusters = sum(run.ended_after is not None for run in played)
+    lines.append(f"{'all':<30}{len(played):>5}{clusters:>10}{late:>31}{doubled:>13}")
     return "\n".join([*lines, *(f"not played out: {run.trouble}" for run in runs if run.trouble)])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import noop
+from tests.benchmarks import noop, orphans
 from tests.openssh import SSHD, WHY_NOT
 
 if TYPE_CHECKING:
@@ -21,3 +21,28 @@ def test_a_trial_is_one_frame_out_and_one_back(tmp_path: Path) -> None:
     assert all(row.seconds > 0 for row in rows)
     printed = noop.table(rows).splitlines()
     assert [line.split(":")[0] for line in printed[1:]] == ["link", "ours", "plain Fabric", "plain Fabric"]
+
+
+def test_a_killed_drivers_cluster_is_played_out_by_the_platforms_journal(tmp_path: Path) -> None:
+    """A driver that dies before its submit leaves no cluster; one that dies after it leaves one, which ends in time."""
+    before, after = (next(story for story in orphans.STORIES if story.name == name) for name in ("saved", "executing"))
+    with orphans.Scene(tmp_path, lost=0) as scene:
+        runs = [scene.play(before), scene.play(after)]
+    assert [run.trouble for run in runs] == ["", ""]
+    assert runs[0].ended_after is None
+    assert runs[1].ended_after is not None
+    assert sum(runs[1].submitted.values()) == 1
+    assert orphans.table(runs).splitlines()[-1].split() == ["all", "2", "1", "0", "0"]
+
+
+def test_the_table_counts_what_is_late_and_doubled_and_tells_what_was_not_played_out() -> None:
+    """A cluster that outlives its limit and a name that was submitted twice are in the sums; an unplayed story is not."""
+    story = orphans.STORIES[0]
+    runs = [
+        orphans.Run(story, story.limit),
+        orphans.Run(story, story.limit + orphans.LATE + 1, {"lease": 2}),
+        orphans.Run(story, None, trouble="the driver ended with 0"),
+    ]
+    *_, sums, unplayed = orphans.table(runs).splitlines()
+    assert sums.split() == ["all", "2", "2", "1", "1"]
+    assert unplayed == "not played out: the driver ended with 0"
