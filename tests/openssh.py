@@ -45,10 +45,12 @@ class OpenSsh:
         self.host_key = make_key(folder / "host_key")
         self.port = free_port()
         self.config = folder / "sshd_config"
-        # A home without spaces: sshd's configuration cannot hold one, and a cluster's home has none.
+        # Of an option that stands twice sshd takes the first. A home without spaces: sshd's configuration cannot hold
+        # one, and a cluster's home has none.
         self.config.write_text(
             "\n".join(
                 [
+                    *options,
                     f"Port {self.port}",
                     "ListenAddress 127.0.0.1",
                     f"HostKey {self.host_key}",
@@ -60,7 +62,6 @@ class OpenSsh:
                     "KbdInteractiveAuthentication no",
                     "Subsystem sftp internal-sftp",
                     f"SetEnv HOME={self.home} RESCALE_WORK_PATH={self.home}/work",
-                    *options,
                 ]
             )
             + "\n"
@@ -68,17 +69,21 @@ class OpenSsh:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it accepts."""
+        """Start it and wait until it says that it is one: another program may have taken its port meanwhile."""
         Path("/run/sshd").mkdir(parents=True, exist_ok=True)
         with (self.folder / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(self.config)], stderr=log)
         until = time.monotonic() + 20
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            if time.monotonic() > until:
+        while not (self._process.poll() is None and self._greets()):
+            if self._process.poll() is not None or time.monotonic() > until:
                 raise TimeoutError((self.folder / "sshd.log").read_text())
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as probe:
+                return probe.recv(4) == b"SSH-"
+        except OSError:
+            return False
 
     def stop(self) -> None:
         """End the server and every session of it."""

@@ -134,20 +134,22 @@ class Scene:
         environment = self._environment(place)
         died = 0.0
         for point in story.points:
-            process = subprocess.Popen(
-                [
-                    Path(sys.executable).with_name("run-study"),
-                    place,
-                    "--profile",
-                    "bench",
-                    "--runs-dir",
-                    place / "runs",
-                ],
-                env={**environment, "PERSISTENT_RUNNER_CRASH": point},
-                stdout=subprocess.DEVNULL,
-                stderr=(place / "said.txt").open("ab"),
-                start_new_session=True,
-            )
+            line = [
+                Path(sys.executable).with_name("run-study"),
+                place,
+                "--profile",
+                "bench",
+                "--runs-dir",
+                place / "runs",
+            ]
+            with (place / "said.txt").open("ab") as said:
+                process = subprocess.Popen(
+                    line,
+                    env={**environment, "PERSISTENT_RUNNER_CRASH": point},
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                    start_new_session=True,
+                )
             try:
                 if not point or story.preempted:
                     self._wait_for_a_trial(place / "runs" / name, process)
@@ -160,8 +162,8 @@ class Scene:
             finally:
                 process.kill()
             if code != -signal.SIGKILL:
-                said = (place / "said.txt").read_text(errors="replace")[-600:]
-                return Run(story, None, trouble=f"{story.name}: the driver ended with {code}: {said}")
+                last = (place / "said.txt").read_text(errors="replace")[-600:]
+                return Run(story, None, trouble=f"{story.name}: the driver ended with {code}: {last}")
         return self._outcome(story, name, died)
 
     def _write_study(self, place: Path, command: str) -> None:

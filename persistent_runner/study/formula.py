@@ -1,0 +1,208 @@
+"""Arithmetic that study.toml may write: `expr`, `when` and `require`. Nothing of it is ever given to Python's `eval`."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+from persistent_runner.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Value = int | float | str | bool
+
+MOST_CHARACTERS = 1000
+_MOST_DIGITS = 300  # of a whole number: more has no place in a deck
+_CONSTANTS = {"pi": math.pi}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
+    "log10": math.log10,
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "asin": math.asin,
+    "acos": math.acos,
+    "atan": math.atan,
+    "atan2": math.atan2,
+    "hypot": math.hypot,
+    "radians": math.radians,
+    "degrees": math.degrees,
+}
+_ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+class Formula:
+    """One expression over names: numbers, `+ - * / // % **`, comparisons, `and or not`, `a if b else c`, functions.
+
+    `names` are the names that it needs. Comparisons with `==` and `!=` also take text. ValueError where the text is
+    none, or calls what is no function of ours.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+        self._tree = _parsed(self.text)
+        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
+        self.names = frozenset(
+            node.id
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.Name) and id(node) not in called and node.id not in _CONSTANTS
+        )
+
+    def __call__(self, values: Mapping[str, Value]) -> Value:
+        """Return the value for these values; ValueError, in words, where there is none or it is not finite."""
+        try:
+            value: Value = _value(self._tree, values)
+        except ZeroDivisionError:
+            raise ValueError(f"{self._with(values)} divides by zero") from None
+        except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{self._with(values)}: {error}") from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{self._with(values)} is {value}, which is not finite")
+        return value
+
+    def _with(self, values: Mapping[str, Value]) -> str:
+        """Return the formula and the values it was given, for messages."""
+        given = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names) if name in values)
+        return f"{self.text} ({given})" if given else self.text
+
+    def __repr__(self) -> str:
+        """Return the formula as it was written."""
+        return f"Formula({self.text!r})"
+
+
+def order(formulas: Mapping[str, Formula]) -> list[str]:
+    """Return the names of formulas that need one another in an order that works; ValueError names a circle."""
+    done: list[str] = []
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            raise ValueError(f"goes in a circle: {' -> '.join([*above[above.index(name) :], name])}")
+        if name not in done:
+            for needed in sorted(formulas[name].names & formulas.keys()):
+                visit(needed, (*above, name))
+            done.append(name)
+
+    for name in formulas:
+        visit(name, ())
+    return done
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> ast.expr:
+    if not text:
+        raise ValueError("is empty; write a formula such as 2 * width")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"has more than {MOST_CHARACTERS} characters")
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        what = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
+        raise ValueError(f"{text!r} is no formula: {what}") from None
+    for node in ast.walk(tree):
+        _check(node, text)
+    return tree
+
+
+def _check(node: ast.AST, text: str) -> None:
+    """Raise ValueError for a part of a formula that is not arithmetic."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
+        raise ValueError(f"{text!r}: a power is written **, not ^")
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or node.keywords:
+            raise ValueError(f"{text!r}: a formula calls functions as in max(a, b) only")
+        if node.func.id not in _FUNCTIONS:
+            raise ValueError(f"{text!r}: there is no function {node.func.id}; {did_you_mean(node.func.id, _FUNCTIONS)}")
+    elif isinstance(node, ast.Constant):
+        if isinstance(node.value, bool) or not isinstance(node.value, int | float | str):
+            raise ValueError(f"{text!r}: {node.value!r} is neither a number nor text")
+    elif not isinstance(node, _ALLOWED):
+        raise ValueError(f"{text!r}: a formula is made of names, numbers, arithmetic, comparisons and functions only")
+
+
+_ALLOWED = (
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Name, ast.Load,
+    ast.And, ast.Or, ast.Not, ast.USub, ast.UAdd, ast.Pow, ast.Eq, ast.NotEq,
+    *_ARITHMETIC, *_COMPARISONS,
+)  # fmt: skip
+
+
+def _value(node: ast.AST, values: Mapping[str, Value]) -> Any:  # noqa: C901, PLR0911 - one branch for each kind of node
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            if name in values:
+                return values[name]
+            if name in _CONSTANTS:
+                return _CONSTANTS[name]
+            raise ValueError(f"{name} has no value")
+        case ast.BinOp(left=left, op=op, right=right):
+            return _calculate(op, _number(_value(left, values)), _number(_value(right, values)))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not _value(operand, values)
+        case ast.UnaryOp(op=op, operand=operand):
+            number = _number(_value(operand, values))
+            return -number if isinstance(op, ast.USub) else number
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return all(_value(part, values) for part in parts)
+        case ast.BoolOp(values=parts):
+            return any(_value(part, values) for part in parts)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            return _compared([left, *comparators], ops, values)
+        case ast.IfExp(test=test, body=body, orelse=other):
+            return _value(body if _value(test, values) else other, values)
+        case ast.Call(func=ast.Name(id=name), args=args):
+            return _FUNCTIONS[name](*[_number(_value(arg, values)) for arg in args])
+    raise ValueError("this is no arithmetic")  # what `_check` let through and nobody knows
+
+
+def _compared(operands: list[ast.expr], ops: list[ast.cmpop], values: Mapping[str, Value]) -> bool:
+    found = [_value(operand, values) for operand in operands]
+    for op, left, right in zip(ops, found, found[1:], strict=False):
+        if isinstance(op, ast.Eq | ast.NotEq):
+            if (left == right) is not isinstance(op, ast.Eq):
+                return False
+        elif not _COMPARISONS[type(op)](_number(left), _number(right)):
+            return False
+    return True
+
+
+def _calculate(op: ast.operator, left: float, right: float) -> Any:
+    if isinstance(op, ast.Pow):
+        if isinstance(left, int) and isinstance(right, int) and abs(left) > 1 and right > 0:
+            if right * math.log10(abs(left)) > _MOST_DIGITS:
+                raise ValueError(f"has more than {_MOST_DIGITS} digits")
+            return left**right
+        return math.pow(left, right)
+    return _ARITHMETIC[type(op)](left, right)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} is text, and only == and != take text")  # noqa: TRY004
+    return value
