@@ -1,4 +1,4 @@
-"""Arithmetic that study.toml may write: `expr`, `when` and `require`. Nothing of it is ever given to Python's `eval`."""
+"""Arithmetic that study.toml may write: `expr`, `when` and `require`. None of it is ever given to Python's `eval`."""
 
 from __future__ import annotations
 
@@ -124,24 +124,25 @@ def _parsed(text: str) -> ast.expr:
         what = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
         raise ValueError(f"{text!r} is no formula: {what}") from None
     for node in ast.walk(tree):
-        _check(node, text)
+        if problem := _problem(node):
+            raise ValueError(f"{text!r}: {problem}")
     return tree
 
 
-def _check(node: ast.AST, text: str) -> None:
-    """Raise ValueError for a part of a formula that is not arithmetic."""
+def _problem(node: ast.AST) -> str:
+    """Return what is wrong with a part of a formula that is not arithmetic; empty where it is."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
-        raise ValueError(f"{text!r}: a power is written **, not ^")
+        return "a power is written **, not ^"
     if isinstance(node, ast.Call):
         if not isinstance(node.func, ast.Name) or node.keywords:
-            raise ValueError(f"{text!r}: a formula calls functions as in max(a, b) only")
-        if node.func.id not in _FUNCTIONS:
-            raise ValueError(f"{text!r}: there is no function {node.func.id}; {did_you_mean(node.func.id, _FUNCTIONS)}")
-    elif isinstance(node, ast.Constant):
-        if isinstance(node.value, bool) or not isinstance(node.value, int | float | str):
-            raise ValueError(f"{text!r}: {node.value!r} is neither a number nor text")
-    elif not isinstance(node, _ALLOWED):
-        raise ValueError(f"{text!r}: a formula is made of names, numbers, arithmetic, comparisons and functions only")
+            return "a formula calls functions as in max(a, b) only"
+        known = node.func.id in _FUNCTIONS
+        return "" if known else f"there is no function {node.func.id}; {did_you_mean(node.func.id, _FUNCTIONS)}"
+    if isinstance(node, ast.Constant):
+        taken = isinstance(node.value, int | float | str) and not isinstance(node.value, bool)
+        return "" if taken else f"{node.value!r} is neither a number nor text"
+    allowed = isinstance(node, _ALLOWED)
+    return "" if allowed else "a formula is made of names, numbers, arithmetic, comparisons and functions only"
 
 
 _ALLOWED = (
@@ -204,5 +205,5 @@ def _calculate(op: ast.operator, left: float, right: float) -> Any:
 
 def _number(value: Any) -> Any:
     if isinstance(value, str):
-        raise TypeError(f"{value!r} is text, and only == and != take text")  # noqa: TRY004
+        raise TypeError(f"{value!r} is text, and only == and != take text")
     return value

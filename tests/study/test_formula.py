@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,9 +59,8 @@ def test_arithmetic(text: str, value: object) -> None:
 )
 def test_what_is_no_arithmetic_is_refused(text: str, said: str) -> None:
     """Nothing that could reach into the machine is taken, and the message says what is."""
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=re.escape(said)):
         Formula(text)
-    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,5 @@ def test_formulas_come_in_an_order_that_works_and_a_circle_is_named() -> None:
 @given(st.text(max_size=60))
 def test_no_text_does_anything_but_calculate(text: str) -> None:
     """Whatever is written, it gives a value or a ValueError."""
-    try:
+    with contextlib.suppress(ValueError):
         Formula(text)({"a": 1, "b": 2.5, "c": "x"})
-    except ValueError as error:
-        assert str(error)
