@@ -201,15 +201,19 @@ def _is_empty(value: object) -> bool:
 
 
 def best_line(summary: dict[str, Any]) -> str:
-    """Return the result in one line: the best values, their parameters, and what else was measured there."""
+    """Return the result in one line: the best values, their parameters, what else was measured there, the baseline."""
     counts = ", ".join(f"{count} {state}" for state, count in summary["trials"].items()) or "none"
     if not summary["best"]:
+        if summary["trials"].get("COMPLETE"):
+            return f"No trial meets the constraints ({counts}). trials.csv shows by how much each misses them."
         return f"No trial is complete ({counts}). Mend the cause; --n-trials with a higher number runs more."
     if len(summary["objectives"]) > 1:
-        return f"{len(summary['best'])} trials that no other one beats ({counts})."
+        volume = f", hypervolume {summary['hypervolume']:.6g}" if "hypervolume" in summary else ""
+        return f"{len(summary['best'])} trials that no other one beats ({counts}){volume}."
     best = summary["best"][0]
     text = f"Best: {_pairs(best['values'])} in trial {best['number']} with {_pairs(best['params'])}"
-    return text + (f"; beside it {_pairs(best['metrics'])}" if best["metrics"] else "")
+    text += f"; beside it {_pairs(best['metrics'])}" if best["metrics"] else ""
+    return text + (f"; the baseline has {_pairs(summary['baseline']['values'])}" if "baseline" in summary else "")
 
 
 def _pairs(values: Mapping[str, object], equals: str = " = ", comma: str = ", ") -> str:

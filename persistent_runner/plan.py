@@ -141,10 +141,17 @@ def first_parameters(spec: StudySpec) -> dict[str, Any]:
     """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own."""
     if spec.trial.objective:
         load_python_objective(spec)
-        return dict(spec.constants)
+        return dict(spec.designs.constants)
     quiet_optuna()
-    study = optuna.create_study(sampler=spec.make_sampler(derived_seed(spec.study.seed, 0)), directions=spec.directions)
-    return CommandObjective(spec).parameters(study.ask(spec.distributions).params)
+    seed = spec.study.seed if spec.keeps_seed else derived_seed(spec.study.seed, 0)
+    study = optuna.create_study(sampler=spec.make_sampler(seed), directions=spec.directions)
+    for design in filter(None, (spec.baseline, *spec.start)):
+        study.enqueue_trial(spec.designs.design(design))
+    while True:
+        trial = study.ask()
+        spec.designs.suggest(trial)
+        if not spec.designs.violation(trial.params)[0]:
+            return CommandObjective(spec).parameters(trial.params)
 
 
 def rendered(spec: StudySpec, parameters: dict[str, Any]) -> list[tuple[str, bytes, int]]:

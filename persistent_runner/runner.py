@@ -31,6 +31,7 @@ from persistent_runner.study.loop import Loop
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits, settled
+from persistent_runner.study.proposals import put_first
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
@@ -39,15 +40,15 @@ from persistent_runner.study.storage import folder_of, open_study, root_cause
 from persistent_runner.study.summary import summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
     import optuna
     import pandas as pd
-    from optuna.distributions import BaseDistribution
 
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.render import Delimiters
+    from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def _run_trials(
     trial_cores: int | None,
     max_concurrent: int | None,
     delimiters: Delimiters | None = None,
-    distributions: Mapping[str, BaseDistribution] | None = None,
+    designs: DesignSpace | None = None,
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
 ) -> Progress:
@@ -151,7 +152,7 @@ def _run_trials(
             folder=folder,
             limits=limits,
             interrupts=interrupts,
-            distributions=distributions,
+            designs=designs,
             node=lambda: pool.node,
             where=lambda: pool.where,
             left=lambda: pool.seconds_left,
@@ -213,6 +214,8 @@ def run_study(
         with interrupts.at_once():
             run = StudyRun(open_study(spec, folder), folder.path)
             settle_earlier(run.study, folder)
+            if not spec.trial.objective:
+                put_first(run.study, spec, folder)
         try:
             if settled(run.study) < spec.study.n_trials:
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
@@ -230,7 +233,7 @@ def run_study(
                             trial_cores=spec.trial.cores,
                             max_concurrent=spec.trial.max_concurrent,
                             delimiters=spec.trial.template.delimiters,
-                            distributions=None if spec.trial.objective else spec.distributions,
+                            designs=None if spec.trial.objective else spec.designs,
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0

@@ -12,10 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.platform import Software
 from persistent_runner.render import Delimiters
-from persistent_runner.spelling import did_you_mean
 
-_SAMPLERS = ("tpe", "random")
-_SAMPLERS_TO_COME = ("cmaes", "gp", "grid", "nsgaii", "qmc")
 _OWN_VARIABLES = {"TRIAL_NUMBER", "TRIAL_CORES", "TRIAL_HOSTS", "SETUP_DIR"}
 
 
@@ -23,15 +20,6 @@ def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,80}", value) or not re.search(r"[A-Za-z0-9]", value):
         raise ValueError(f'"{value}" is no name; use up to 80 letters, digits, . _ and -')
     return value
-
-
-def _sampler(value: object) -> object:
-    name = value.get("name") if isinstance(value, dict) else value
-    if isinstance(value, dict) or name in _SAMPLERS_TO_COME:
-        raise ValueError(f'{name or "a sampler with options"} is not built yet; write sampler = "tpe" or "random"')
-    if not isinstance(name, str) or name not in _SAMPLERS:
-        raise ValueError(f'"{name}" is no sampler; {did_you_mean(str(name), _SAMPLERS)}')
-    return name
 
 
 def _storage(value: str) -> str:
@@ -98,7 +86,6 @@ def _objective(value: str) -> str:
 
 
 StudyName = Annotated[str, AfterValidator(_name)]
-SamplerName = Annotated[str, BeforeValidator(_sampler)]
 Storage = Annotated[str, AfterValidator(_storage)]
 Environment = Annotated[dict[str, str], AfterValidator(_env)]
 Softwares = Annotated[tuple[Software, ...], Field(strict=False), AfterValidator(_software)]

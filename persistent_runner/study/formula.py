@@ -6,6 +6,7 @@ import ast
 import functools
 import math
 import operator
+import sys
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.spelling import did_you_mean
@@ -78,14 +79,20 @@ class Formula:
         try:
             value: Value = _value(self._tree, values)
         except ZeroDivisionError:
-            raise ValueError(f"{self._with(values)} divides by zero") from None
+            raise ValueError(f"{self.with_values(values)} divides by zero") from None
         except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{self._with(values)}: {error}") from None
+            raise ValueError(f"{self.with_values(values)}: {error}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self._with(values)} is {value}, which is not finite")
+            raise ValueError(f"{self.with_values(values)} is {value}, which is not finite")
         return value
 
-    def _with(self, values: Mapping[str, Value]) -> str:
+    def missed(self, values: Mapping[str, Value]) -> float:
+        """Return by how much a condition is missed: 0 where it holds, else above 0, and more the further off it is."""
+        if self(values):
+            return 0.0
+        return _missed(self._tree, values)
+
+    def with_values(self, values: Mapping[str, Value]) -> str:
         """Return the formula and the values it was given, for messages."""
         given = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names) if name in values)
         return f"{self.text} ({given})" if given else self.text
@@ -191,6 +198,23 @@ def _compared(operands: list[ast.expr], ops: list[ast.cmpop], values: Mapping[st
         elif not _COMPARISONS[type(op)](_number(left), _number(right)):
             return False
     return True
+
+
+def _missed(node: ast.AST, values: Mapping[str, Value]) -> float:
+    """Return how far off a condition is that does not hold; 1 where that cannot be said."""
+    match node:
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return math.fsum(_missed(part, values) for part in parts if not _value(part, values))
+        case ast.BoolOp(values=parts):
+            return min(_missed(part, values) for part in parts)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            found = [_value(operand, values) for operand in (left, *comparators)]
+            numbers = all(isinstance(value, int | float) for value in found)
+            if numbers and not any(isinstance(op, ast.Eq | ast.NotEq) for op in ops):
+                pairs = zip(ops, found, found[1:], strict=False)
+                gaps = [right - left if isinstance(op, ast.Gt | ast.GtE) else left - right for op, left, right in pairs]
+                return math.fsum(gap for gap in gaps if gap > 0) or sys.float_info.min  # a < a is missed by nothing
+    return 1.0
 
 
 def _calculate(op: ast.operator, left: float, right: float) -> Any:

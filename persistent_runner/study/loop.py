@@ -21,20 +21,20 @@ from optuna.trial import TrialState
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import AttemptLost, BudgetSpent, ConnectionLost, LeaseLost, RunnerError, TrialFailed
 from persistent_runner.redaction import redact
+from persistent_runner.study.fuse import Fuse
 from persistent_runner.study.outbox import Outbox
 from persistent_runner.study.progress import Progress, Running
-from persistent_runner.study.results import USER_ATTRIBUTE
-from persistent_runner.study.resume import Attempts, give_back, owner, settle_earlier
+from persistent_runner.study.proposals import Proposals, StudyFailed
+from persistent_runner.study.resume import Attempts, Result, give_back, settle_earlier
 from persistent_runner.study.returned import outcome_of
 from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
 
-    from optuna.distributions import BaseDistribution
-
     from persistent_runner.interrupts import Interrupts
+    from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.objective import Outcome
     from persistent_runner.study.progress import Limits
     from persistent_runner.study.run_folder import RunFolder
@@ -43,17 +43,14 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # tries of one trial in one start before a machine's fault is told as FAIL
 TURN_SECONDS = 0.5
+REJECTED_A_TURN = 20  # designs that are not allowed, each of which costs an ask
 STOP_SECONDS = 20  # how long trials that were told to stop may take
-
-
-class StudyFailed(RunnerError):
-    """The fuse blew: too many trials failed in a row."""
 
 
 class Loop:
     """One start of a study.
 
-    `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future. With `distributions` the main
+    `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future. With `designs` the main
     thread asks for all parameters (study.toml); without, the objective suggests them itself. An exception of the
     objective's own ends the study unless it is in `catch`. `price` is that of one trial per hour.
     `acknowledge(number, attempt)` is called when a result is on the disk. `on_turn` is called at least twice a second.
@@ -73,7 +70,7 @@ class Loop:
         folder: RunFolder,
         limits: Limits,
         interrupts: Interrupts,
-        distributions: Mapping[str, BaseDistribution] | None = None,
+        designs: DesignSpace | None = None,
         node: Callable[[], str] = str,
         where: Callable[[], str] = str,
         left: Callable[[], float] = lambda: math.inf,
@@ -91,7 +88,8 @@ class Loop:
         self._folder = folder
         self._limits = limits
         self._interrupts = interrupts
-        self._distributions = dict(distributions) if distributions is not None else None
+        self._suggests_itself = designs is None
+        self._proposals = Proposals(study, folder, designs)
         self._node = node
         self._where = where
         self._tenure = Tenure(left)
@@ -105,7 +103,7 @@ class Loop:
         self._lost: dict[int, int] = {}
         self._given_up = 0  # trials that were lost too often
         self._asked = 0
-        self._failures_in_a_row = 0
+        self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
         self._heeded = 0
         self._stopped_at: float | None = None
@@ -145,10 +143,13 @@ class Loop:
         self._heed()
         self._outbox.deliver()
         self._renew_where_needed()
-        while self._may_ask() and self._outbox.stored(self._ask):
+        before = self._proposals.rejected
+        while (
+            self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
+        ):
             pass
         if not self._running:
-            return bool(self._tenure.lost) or self._waits_for_storage()
+            return bool(self._tenure.lost) or self._waits_for_storage() or self._may_ask()
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
@@ -160,7 +161,7 @@ class Loop:
                 self._settle(running)
                 if self._running.get(number) is running:
                     del self._running[number]
-            elif self._distributions is None:
+            elif self._suggests_itself:
                 with contextlib.suppress(StorageInternalError):
                     running.params = running.trial.params
         if self._stopped_at is not None and time.monotonic() - self._stopped_at > STOP_SECONDS and self._running:
@@ -259,16 +260,10 @@ class Loop:
 
     def _ask(self) -> None:
         """Ask for a trial and start it."""
-        ours = {"run": self._folder.run_id}
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            # Put in first and taken out by the ask, so that a crash at any moment leaves a trial that is known as ours.
-            self._study.enqueue_trial({}, user_attrs={USER_ATTRIBUTE: ours})
-        trial = self._study.ask(self._distributions)
-        if owner(trial) != self._folder.run_id:
-            trial.set_user_attr(USER_ATTRIBUTE, ours)
-        params = trial.params
-        self._asked += 1
-        self._start(trial, params)
+        found = self._proposals.next()
+        if found is not None:
+            self._asked += 1
+            self._start(*found)
 
     def _start(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Start the next attempt of a trial."""
@@ -344,12 +339,7 @@ class Loop:
             self._start(running.trial, running.params)
 
     def _blow_fuse(self, message: str, remedy: str = "") -> None:
-        most = self._limits.max_consecutive_failures
-        if most is not None and self._failures_in_a_row >= most and self._fatal is None:
-            self._fatal = StudyFailed(
-                f"{most} trials failed one after another; the last one:\n{message}",
-                remedy=f"{remedy}\nMend the cause and run the same line: it goes on where it stopped.".strip(),
-            )
+        self._fatal = self._fatal or self._fuse.blown(message, remedy)
 
     def _commit(
         self, running: Running, state: TrialState, seconds: float, *, outcome: Outcome | None = None, failure: str = ""
@@ -365,19 +355,26 @@ class Loop:
             "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
             "node": self._node(),
             "folder": f"trials/{number:05d}",
-        }
+        } | self._proposals.mark(running.trial)
         values = list(outcome.values) if outcome else None
-        if self._distributions is None:
+        if self._suggests_itself:
             with contextlib.suppress(StorageInternalError):
                 running.params = running.trial.params
+        result = Result(state, values, facts, outcome.constraints if outcome else {})
         self._folder.commit(
-            kind="result", trial=number, state=state.name, values=values, params=running.params, facts=facts
+            kind="result",
+            trial=number,
+            state=state.name,
+            values=values,
+            params=running.params,
+            facts=facts,
+            constraints=result.constraints,
         )
-        self._outbox.put(running.trial, state, values, facts)
+        self._outbox.put(running.trial, result)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why
             for attempt in range(1, running.attempt + 1):
                 self._acknowledge(number, attempt)
-        self._failures_in_a_row = self._failures_in_a_row + 1 if state == TrialState.FAIL else 0
+        self._fuse.saw(state)
         self.progress.settled_now += 1
         self._tenure.saw(seconds)
         self.progress.seconds_of_trials += seconds

@@ -7,11 +7,11 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, TrialFailed
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.results import read_metric
 
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial gave: the values in the order of the objectives, and every metric by name."""
+    """What a trial gave: the values in the order of the objectives, every metric by name, and each constraint.
+
+    A constraint is met at 0 and below, as Optuna has it.
+    """
 
     values: tuple[float, ...]
     metrics: dict[str, float]
+    constraints: dict[str, float] = field(default_factory=dict)
 
 
 class Work(Protocol):
@@ -66,8 +70,16 @@ class CommandObjective:
         self._spec = spec
 
     def parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the templates and parameters.json get: the constants and a trial's own parameters."""
-        return {**self._spec.constants, **params}
+        """Return what the templates and parameters.json get: constants, a trial's own, and what follows from them.
+
+        Raises TrialFailed where a formula has no value for this design.
+        """
+        try:
+            return self._spec.designs.complete(params)
+        except ValueError as error:
+            raise TrialFailed(
+                f"[space]: {error}", remedy="Mend the formula, or exclude such designs by require."
+            ) from None
 
     def __call__(self, trial: BoundTrial, work: Work) -> Outcome:
         """Run one attempt; raises the TrialFailed that stopped it."""
@@ -83,7 +95,11 @@ class CommandObjective:
         for name in spec.metric_files:
             work.pull(name)
         metrics = {name: read_metric(extract, work.folder, name=name) for name, extract in spec.metrics.items()}
-        return Outcome(values=tuple(metrics[name] for name in spec.objective_names), metrics=metrics)
+        return Outcome(
+            values=tuple(metrics[name] for name in spec.objective_names),
+            metrics=metrics,
+            constraints={name: bounds.violation(metrics[name]) for name, bounds in spec.constraints.items()},
+        )
 
 
 PythonObjective = Callable[[Any, Any], Any]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.exceptions import StorageInternalError
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import RunnerError
-from persistent_runner.study.resume import tell
+from persistent_runner.study.resume import Result, tell
 from persistent_runner.study.storage import root_cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import optuna
-    from optuna.trial import TrialState
 
     from persistent_runner.study.progress import Progress
 
@@ -36,28 +35,28 @@ class Outbox:
     def __init__(self, study: optuna.Study, progress: Progress) -> None:
         self._study = study
         self._progress = progress
-        self._results: dict[int, tuple[optuna.Trial, TrialState, list[float] | None, dict[str, Any]]] = {}
+        self._results: dict[int, tuple[optuna.Trial, Result]] = {}
         self._away_since: float | None = None
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def put(self, trial: optuna.Trial, state: TrialState, values: list[float] | None, facts: dict[str, Any]) -> None:
+    def put(self, trial: optuna.Trial, result: Result) -> None:
         """Keep a result until it is told."""
-        self._results[trial.number] = (trial, state, values, facts)
+        self._results[trial.number] = (trial, result)
 
     def deliver(self) -> None:
         """Tell what was committed; what a storage does not take stays for the next time."""
-        for number, result in list(self._results.items()):
+        for number, (trial, result) in list(self._results.items()):
 
-            def deliver(told: tuple[Any, ...] = result) -> None:
-                tell(self._study, *told)
+            def deliver(trial: optuna.Trial = trial, result: Result = result) -> None:
+                tell(self._study, trial, result)
                 self._progress.count(self._study)
 
             if not self.stored(deliver):
                 return
             del self._results[number]
-            self._say(number, *result[1:])
+            self._say(number, result)
 
     def stored(self, call: Callable[[], None]) -> bool:
         """Return whether the storage took a call; the next turn tries again where it does not answer."""
@@ -87,14 +86,22 @@ class Outbox:
             )
         return True
 
-    def _say(self, number: int, state: TrialState, values: list[float] | None, facts: dict[str, Any]) -> None:
+    def _say(self, number: int, result: Result) -> None:
         best = self._progress.best
         log.info(
             "trial %d: %s after %s  (%d of %d%s)",
             number,
-            ", ".join(f"{value:.6g}" for value in values) if values else state.name,
-            format_duration(facts["seconds"]),
+            _result_text(result),
+            format_duration(result.facts["seconds"]),
             self._progress.settled,
             self._progress.total,
             f", best {best[1]:.6g} in trial {best[0]}" if best else "",
         )
+
+
+def _result_text(result: Result) -> str:
+    if not result.values:
+        return result.state.name
+    text = ", ".join(f"{value:.6g}" for value in result.values)
+    missed = [name for name, violation in result.constraints.items() if violation > 0]
+    return f"{text}, infeasible ({', '.join(missed)})" if missed else text

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
+from persistent_runner.study.proposals import is_feasible, is_rejected
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 
 def settled(study: optuna.Study) -> int:
-    """Return how many trials are in a final state."""
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    """Return how many trials are in a final state; a design that was not allowed and never ran is none."""
+    return sum(trial.state.is_finished() and not is_rejected(trial) for trial in study.get_trials(deepcopy=False))
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Running:
 class Progress:
     """How far a study is, for whoever shows it.
 
-    `best` is (number, value) of one objective, else None; `others` are trials that other drivers run now,
-    `out_of_time` whether `max_seconds` ended the start before the total.
+    `best` is (number, value) of one objective and among the feasible trials, else None; `others` are trials that other
+    drivers run now, `out_of_time` whether `max_seconds` ended the start before the total.
     """
 
     total: int = 0
@@ -90,7 +92,7 @@ class Progress:
 
     def count(self, study: optuna.Study) -> None:
         """Count the trials of a study anew."""
-        trials = study.get_trials(deepcopy=False)
+        trials = [trial for trial in study.get_trials(deepcopy=False) if not is_rejected(trial)]
         states = [trial.state for trial in trials]
         self.complete = states.count(TrialState.COMPLETE)
         self.failed = states.count(TrialState.FAIL)
@@ -98,5 +100,5 @@ class Progress:
         self.others = sum(t.state == TrialState.RUNNING and t.number not in self.running for t in trials)
         if len(study.directions) == 1:
             better = min if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
-            found = [(t.number, t.values[0]) for t in trials if t.state == TrialState.COMPLETE and t.values]
+            found = [(t.number, t.values[0]) for t in trials if is_feasible(t)]
             self.best = better(found, key=lambda pair: pair[1], default=None)

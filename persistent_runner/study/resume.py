@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -63,7 +64,13 @@ def settle_earlier(study: optuna.Study, folder: RunFolder) -> Attempts:
         committed = results.get(frozen.number)
         # With other parameters it is a trial of a study that has since been deleted.
         if committed is not None and committed["params"] == frozen.params:
-            tell(study, trial, TrialState[committed["state"]], committed["values"], committed["facts"])
+            result = Result(
+                TrialState[committed["state"]],
+                committed["values"],
+                committed["facts"],
+                committed.get("constraints") or {},
+            )
+            tell(study, trial, result)
             log.info("trial %d: the last start had its result, now the study has it too", frozen.number)
         else:
             give_back(study, trial, folder)
@@ -76,25 +83,32 @@ def owner(trial: optuna.trial.FrozenTrial | optuna.Trial) -> str | None:
     return facts.get("run") if isinstance(facts, dict) else None
 
 
-def tell(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    state: TrialState,
-    values: Sequence[float] | None,
-    facts: dict[str, Any],
-) -> None:
+@dataclass(frozen=True)
+class Result:
+    """What came of a trial, as it is committed and told."""
+
+    state: TrialState
+    values: Sequence[float] | None
+    facts: dict[str, Any]
+    constraints: dict[str, float] = field(default_factory=dict)
+
+
+def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
     """Tell a study what came of a trial; once more does nothing."""
     with contextlib.suppress(UpdateFinishedTrialError):  # told before, and the answer was lost
         # A finished trial takes no attribute any more, so the facts go first.
-        trial.set_user_attr(USER_ATTRIBUTE, facts)
-        study.tell(trial, values, state=state, skip_if_finished=True)
+        trial.set_user_attr(USER_ATTRIBUTE, result.facts)
+        for name, violation in result.constraints.items():
+            if name not in trial.storage.get_trial(trial._trial_id).constraints:  # noqa: SLF001 - the answer was lost
+                trial.set_constraint(name, violation)
+        study.tell(trial, result.values, state=result.state, skip_if_finished=True)
 
 
 def give_back(study: optuna.Study, trial: optuna.Trial, folder: RunFolder) -> None:
     """Let the next ask give this trial again; a study in memory has no next start, so there it has failed."""
     storage = study._storage  # noqa: SLF001 - no public way puts a trial back to WAITING
     if isinstance(storage, optuna.storages.InMemoryStorage):
-        tell(study, trial, TrialState.FAIL, None, {"run": folder.run_id, "failure": "interrupted"})
+        tell(study, trial, Result(TrialState.FAIL, None, {"run": folder.run_id, "failure": "interrupted"}))
     else:
         storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)  # noqa: SLF001 - the same
     folder.event("waiting", trial=trial.number)

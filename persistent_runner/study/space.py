@@ -1,4 +1,4 @@
-"""[space]: what the sampler varies, in Optuna's own words, and the constants beside it."""
+"""[space]: what the sampler varies, in Optuna's own words, the constants beside it, and what follows from both."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from persistent_runner.study.formula import Formula
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -27,10 +29,38 @@ if TYPE_CHECKING:
 _NO_NAMES = {"self", "true", "false", "none"}
 
 
-class FloatParameter(BaseModel):
-    """A real number from `low` to `high`, both included, optionally in steps or on a logarithmic scale."""
+def _formula(value: str) -> str:
+    Formula(value)
+    return value
+
+
+FormulaText = Annotated[str, AfterValidator(_formula)]
+
+
+class _Named(BaseModel):
+    """What every entry of [space] may say of itself; `unit` and `label` are for people alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    unit: str | None = None
+    label: str | None = None
+
+
+class _Varied(_Named):
+    """What the sampler varies, `when` that holds for the other parameters; else the value is `otherwise`, or none."""
+
+    when: FormulaText | None = None
+    otherwise: int | float | str | None = None
+
+    @model_validator(mode="after")
+    def _otherwise_needs_when(self) -> Self:
+        if self.otherwise is not None and self.when is None:
+            raise ValueError('otherwise goes with when; write when = "ribs > 4" as well, or remove it')
+        return self
+
+
+class FloatParameter(_Varied):
+    """A real number from `low` to `high`, both included, optionally in steps or on a logarithmic scale."""
+
     type: Literal["float"] = "float"
     low: float
     high: float
@@ -53,10 +83,9 @@ class FloatParameter(BaseModel):
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
-class IntParameter(BaseModel):
+class IntParameter(_Varied):
     """A whole number from `low` to `high`, both included, optionally in steps or on a logarithmic scale."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     type: Literal["int"] = "int"
     low: int
     high: int
@@ -91,10 +120,9 @@ def _choices(value: object) -> tuple[int | float | str, ...]:
     return tuple(value)
 
 
-class CategoricalParameter(BaseModel):
+class CategoricalParameter(_Varied):
     """One of `choices`: numbers or text."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     type: Literal["categorical"] = "categorical"
     choices: Annotated[tuple[int | float | str, ...], BeforeValidator(_choices)]
 
@@ -103,6 +131,12 @@ class CategoricalParameter(BaseModel):
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.choices)
+
+
+class DerivedParameter(_Named):
+    """What follows from other parameters by a formula."""
+
+    expr: FormulaText
 
 
 def _check_range(low: float, high: float) -> None:
@@ -132,8 +166,12 @@ def _constant(value: object) -> int | float | str:
 
 def _tag(value: Any) -> str | None:
     if isinstance(value, dict):
+        if "expr" in value:
+            return "expr"
         kind = value.get("type")
         return kind if isinstance(kind, str) else None
+    if isinstance(value, DerivedParameter):
+        return "expr"
     return getattr(value, "type", "constant")
 
 
@@ -151,6 +189,7 @@ Parameter = Annotated[
     Annotated[FloatParameter, Tag("float")]
     | Annotated[IntParameter, Tag("int")]
     | Annotated[CategoricalParameter, Tag("categorical")]
+    | Annotated[DerivedParameter, Tag("expr")]
     | Annotated[Constant, Tag("constant")],
     Discriminator(_tag),
 ]
@@ -159,3 +198,4 @@ KINDS: dict[str, type[BaseModel]] = {
     "int": IntParameter,
     "categorical": CategoricalParameter,
 }
+"""What `type` may say."""

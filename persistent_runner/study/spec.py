@@ -2,141 +2,55 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.platform import Software
-from persistent_runner.render import DEFAULT_DELIMITERS, check_templates, walk_inputs
+from persistent_runner.render import check_templates, walk_inputs
 from persistent_runner.spelling import did_you_mean
-from persistent_runner.study.fields import (
-    Command,
-    DelimiterPair,
-    Direction,
-    Environment,
-    Inputs,
-    PythonObjective,
-    SamplerName,
-    Softwares,
-    Storage,
-    StudyName,
-    Text,
+from persistent_runner.study.design import DesignSpace
+from persistent_runner.study.fields import Direction
+from persistent_runner.study.results import Extract
+from persistent_runner.study.samplers import KEEP_SEED, grid, make_sampler, refusal
+from persistent_runner.study.space import KINDS, DerivedParameter, Identifier, Parameter, Varied
+from persistent_runner.study.tables import (
+    Bounds,
+    ClusterTable,
+    Design,
+    SetupTable,
+    StudyTable,
+    Table,
+    TemplateTable,
+    TrialTable,
 )
-from persistent_runner.study.results import Extract, relative_path
-from persistent_runner.study.space import KINDS, Identifier, Parameter, Varied
 from persistent_runner.study.toml import Document, explain, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
 
 # spec.md 1 names them, and later issues build them
 _TO_COME = {
-    "": {"start", "baseline", "constraints", "failures"},
-    "study": {"reuse", "require"},
-    "space": {"expr", "when"},
+    "": {"failures"},
+    "study": {"reuse"},
     "trial": {"stall", "keep_outputs", "stage_ahead"},
     "metrics": {"function", "expr"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-
-class StudyTable(_Table):
-    """[study]: what is asked of the sampler, and when to stop."""
-
-    name: StudyName
-    n_trials: Annotated[int, Field(ge=1)]
-    sampler: SamplerName = "tpe"
-    seed: Annotated[int, Field(ge=0)] | None = None
-    storage: Storage = "sqlite"
-    max_cost: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] | None = None
-    max_time: Duration | None = None
-    max_consecutive_failures: Annotated[int, Field(ge=1)] = 5
-
-
-class ClusterTable(_Table):
-    """[cluster]: what is leased, and what ends it. `cores` are of the whole cluster."""
-
-    core_type: Text
-    cores: Annotated[int, Field(ge=1)]
-    walltime: Duration
-    priority: Literal["on_demand", "economy"] = "on_demand"
-    project: Text | None = None
-    software: Softwares = (Software(analysis="user_included", version="0"),)
-    env: Environment = {}
-    max_queue: Duration | None = None
-    orphan_idle: Duration | None = None
-    orphan_busy: Duration | None = None
-    host_key: Literal["proven", "accept-unverified"] = "proven"
-    keeper: bool = True
-
-    @model_validator(mode="after")
-    def _proven(self) -> ClusterTable:
-        if not self.keeper and self.host_key == "proven":
-            raise ValueError(
-                "with keeper = false the job is a bare `sleep inf`, and nothing proves its machines; "
-                'write host_key = "accept-unverified" as well, or leave keeper out'
-            )
-        return self
-
-
-class SetupTable(_Table):
-    """[setup]: once on every new lease, before any trial; an empty command runs nothing."""
-
-    inputs: Inputs = ()
-    command: Command = ""
-
-
-class TemplateTable(_Table):
-    """[trial] template."""
-
-    delimiters: DelimiterPair = DEFAULT_DELIMITERS
-
-
-class TrialTable(_Table):
-    """[trial]: what one trial does. Without `cores` it has all cores of the cluster."""
-
-    inputs: Inputs = ()
-    command: Command | None = None
-    objective: PythonObjective | None = None
-    cores: Annotated[int, Field(ge=1)] | None = None
-    max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    timeout: Duration | None = None
-    outputs: Annotated[tuple[Annotated[str, AfterValidator(relative_path)], ...], Field(strict=False)] = ()
-    template: TemplateTable = TemplateTable()
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> TrialTable:
-        if (self.command is None) == (self.objective is None):
-            raise ValueError('needs either command or objective, such as command = "./solver case.inp"')
-        for key in ("inputs", "outputs"):
-            if self.objective and getattr(self, key):
-                raise ValueError(f"{key} goes with a command; the objective {self.objective} pushes and pulls itself")
-        return self
-
-
-class StudySpec(_Table):
+class StudySpec(BaseModel):
     """A whole study.toml. `file` is the file, `folder` the study's folder that inputs are relative to."""
 
+    model_config = Table.model_config
     file: Path
     study: StudyTable
     cluster: ClusterTable
@@ -145,6 +59,9 @@ class StudySpec(_Table):
     trial: TrialTable
     metrics: dict[Identifier, Extract] = {}
     objectives: dict[Identifier, Direction]
+    constraints: dict[Identifier, Bounds] = {}
+    start: tuple[Design, ...] = ()
+    baseline: Design = {}
 
     @classmethod
     def load(cls, path: Path, sets: Sequence[str] = ()) -> StudySpec:
@@ -160,7 +77,7 @@ class StudySpec(_Table):
         parts: dict[str, Any] = {}
         for key, adapter in _ADAPTERS.items():
             try:
-                parts[key] = adapter.validate_python(tables.get(key, {}))
+                parts[key] = adapter.validate_python(tables.get(key, [] if key == "start" else {}))
             except ValidationError as error:
                 mistakes += [_line(document, key, each) for each in error.errors(include_url=False)]
         mistakes += [document.mistake(keys, what) for keys, what in _across(document.file.parent, parts, tables)]
@@ -173,15 +90,10 @@ class StudySpec(_Table):
         """The study's folder."""
         return self.file.parent
 
-    @property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """What the sampler varies, as Optuna takes it."""
-        return {name: item.distribution() for name, item in self.space.items() if isinstance(item, Varied)}
-
-    @property
-    def constants(self) -> dict[str, int | float | str]:
-        """The parameters that stay the same."""
-        return {name: item for name, item in self.space.items() if not isinstance(item, Varied)}
+    @functools.cached_property
+    def designs(self) -> DesignSpace:
+        """The designs that the sampler may choose."""
+        return DesignSpace(self.space, self.study.require)
 
     @property
     def objective_names(self) -> list[str]:
@@ -209,14 +121,30 @@ class StudySpec(_Table):
         return list(dict.fromkeys([*self.trial.outputs, *map(glob.escape, self.metric_files)]))
 
     def make_sampler(self, seed: int | None) -> BaseSampler:
-        """Return Optuna's sampler, with this seed."""
-        from optuna.samplers import RandomSampler, TPESampler  # 0.3 s that --help need not pay
+        """Return Optuna's sampler, with this seed; ConfigError where it cannot be made."""
+        try:
+            return make_sampler(self.study.sampler, seed, self.folder, self.designs.distributions)
+        except ValueError as error:
+            raise ConfigError(f"{self.file.name}: [study] sampler: {error}") from None
 
-        return RandomSampler(seed=seed) if self.study.sampler == "random" else TPESampler(seed=seed)
+    @property
+    def keeps_seed(self) -> bool:
+        """Whether the sampler has one seed over all starts."""
+        return self.study.sampler["name"] in KEEP_SEED
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what must not change when a study goes on, as plain JSON: the space and the objectives."""
-        return self.model_dump(mode="json", include={"space", "objectives"})
+        found = self.model_dump(mode="json", include={"space", "objectives", "constraints"})
+        if not self.constraints:
+            del found["constraints"]
+        for entry in found["space"].values():
+            if isinstance(entry, dict):
+                for key in ("unit", "label"):  # for people alone
+                    del entry[key]
+                for key in ("when", "otherwise"):
+                    if entry.get(key) is None:
+                        entry.pop(key, None)
+        return found
 
 
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -227,6 +155,9 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "trial": TypeAdapter(TrialTable),
     "metrics": TypeAdapter(dict[Identifier, Extract]),
     "objectives": TypeAdapter(dict[Identifier, Direction]),
+    "constraints": TypeAdapter(dict[Identifier, Bounds]),
+    "start": TypeAdapter(Annotated[tuple[Design, ...], Field(strict=False)]),
+    "baseline": TypeAdapter(Design),
 }
 
 
@@ -245,6 +176,8 @@ def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -
             yield ["trial", "cores"], f"{cores} is more than the {most} of the whole cluster; lower it"
     if parts.get("objectives") == {}:
         yield ["objectives"], 'is empty; write what is to be optimised, such as drag = "minimize"'
+    if "space" in parts and "study" in parts:
+        yield from _designs(folder, parts)
     if "setup" in parts:
         try:
             for file in walk_inputs(folder, parts["setup"].inputs):
@@ -267,11 +200,46 @@ def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, A
     if not metrics:
         yield ["metrics"], "is missing; say how a number is read, in a table such as [metrics.drag]"
     elif isinstance(metrics, dict):
-        for name in parts.get("objectives", {}):
-            if name not in metrics:
-                yield ["objectives", name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
+        for table in ("objectives", "constraints"):
+            for name in parts.get(table, {}):
+                if name not in metrics:
+                    yield [table, name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
     if "space" in parts and not any(isinstance(item, Varied) for item in parts["space"].values()):
         yield ["space"], 'there is nothing to vary; write x = { type = "float", low = 0.0, high = 1.0 }'
+
+
+def _designs(folder: Path, parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
+    """Yield what is wrong between what is varied, what is allowed, what is tried first, and the sampler."""
+    study, designs = parts["study"], DesignSpace(parts["space"], parts["study"].require)
+    mistakes = list(designs.mistakes())
+    yield from mistakes
+    first = [("baseline", parts.get("baseline", {})), *(("start", design) for design in parts.get("start", ()))]
+    sound = True
+    for table, design in first:
+        for name, what in designs.check_design(design):
+            sound = False
+            yield [table, name] if name else [table], what
+    if mistakes or not designs.varied or not sound:
+        return
+    if not any(design for _, design in first) and designs.is_impossible():
+        yield (
+            ["study", "require"],
+            "none of 2000 designs drawn at random meets it; mend it, or write a design that does as [[start]]",
+        )
+    constraints, objectives = bool(parts.get("constraints")), len(parts.get("objectives", {}))
+    if why := refusal(study.sampler, objectives, conditional=designs.is_conditional, constraints=constraints):
+        yield ["study", "sampler"], why
+        return
+    if study.sampler in ({"name": "tpe"}, {"name": "random"}):
+        return  # as they come; Optuna need not be loaded
+    try:
+        make_sampler(study.sampler, study.seed, folder, designs.distributions)
+        count = math.prod(map(len, grid(designs.distributions).values())) if study.sampler["name"] == "grid" else None
+    except ValueError as error:
+        yield ["study", "sampler"], str(error)
+        return
+    if count is not None and study.n_trials > count:
+        yield ["study", "n_trials"], f"is {study.n_trials}, and the grid has {count} designs; lower it"
 
 
 def _trial_files(
@@ -281,7 +249,7 @@ def _trial_files(
     try:
         files = walk_inputs(folder, trial.inputs)
         if space is not None:
-            check_templates(files, space, trial.template.delimiters)
+            check_templates(files, DesignSpace(space).always, trial.template.delimiters)
     except ConfigError as error:
         yield from ((["trial", "inputs"], line) for line in str(error).splitlines())
 
@@ -295,8 +263,6 @@ def _line(document: Document, table: str, error: Mapping[str, Any]) -> str:
         return document.mistake(keys, _unknown(keys, tag))
     if error["type"].startswith("union_tag"):
         given = error["input"]
-        if "expr" in given:
-            return document.mistake([*keys, "expr"], _unknown([*keys, "expr"]))
         kind = given.get("type")
         what = f'"{kind}" is no type; {did_you_mean(str(kind), KINDS)}' if kind else f"write one of {', '.join(KINDS)}"
         return document.mistake([*keys, "type"], what)
@@ -321,7 +287,8 @@ def _unknown(keys: Sequence[str | int], tag: object = None) -> str:
         "setup": SetupTable,
         "trial": TemplateTable if "template" in keys else TrialTable,
         "metrics": Extract,
-        "space": KINDS.get(str(tag), BaseModel),
+        "space": DerivedParameter if tag == "expr" else KINDS.get(str(tag), BaseModel),
+        "constraints": Bounds,
     }
     valid = (field.alias or name for name, field in models[table].model_fields.items())
     return f"there is no such key; {did_you_mean(key, valid)}"

@@ -131,7 +131,9 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
     if folder.fingerprint is None:
         folder.set_fingerprint(fingerprint)
     shared = spec.study.storage != "sqlite"
-    study.sampler = spec.make_sampler(derived_seed(spec.study.seed, trials, folder.run_id if shared else ""))
+    run = folder.run_id if shared else ""
+    seed = spec.study.seed if spec.keeps_seed else derived_seed(spec.study.seed, trials, run)
+    study.sampler = spec.make_sampler(seed)
     return study
 
 

@@ -34,7 +34,7 @@ class Document:
     def mistake(self, keys: Sequence[str | int], what: str) -> str:
         """Return one line for people: file, table, key, line number where it is known, what, what to do."""
         path = tuple(key for key in keys if isinstance(key, str))
-        depth = 2 if path[0] == "metrics" else 1
+        depth = 2 if path[0] in ("metrics", "constraints") else 1
         place = f"[{'.'.join(path[:depth])}]"
         for key in keys[depth:]:
             place += f"[{key}]" if isinstance(key, int) else (" " if place.endswith("]") else ".") + key
@@ -127,6 +127,8 @@ def _parts(dotted: str) -> tuple[str, ...]:
 def explain(error: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors means, and what to do, in plain words."""
     kind, limits = error["type"], error.get("ctx", {})
+    if kind == "tuple_type" and error["loc"] == ():
+        return "must be tables, each with the header [[start]]"
     # A token may stand in `env`: it is not quoted.
     found = "" if "env" in error["loc"] else f", not {shown(error.get('input'))}"
     wanted = {

@@ -197,7 +197,7 @@ def test_python_and_toml_say_the_same(case: Case, objective: Any) -> None:
     study.enqueue_trial({"aspect": 2.0, "exponent": 2.0})
     trial = study.ask()
     assert objective()(trial, case) == pytest.approx(3.0, rel=0.02)
-    assert trial.distributions == spec.distributions
+    assert trial.distributions == spec.designs.distributions
     assert pd.read_csv(case.pull("stress.csv"))[spec.metrics["peak_stress"].column].max() == pytest.approx(
         3.0, rel=0.02
     )
@@ -223,7 +223,7 @@ def test_forty_trials_two_at_a_time_find_the_ellipse(case: Case, solver: Any) ->
     running: list[optuna.Trial] = []
     for asked in range(spec.study.n_trials + 1):
         if asked < spec.study.n_trials:
-            running.append(study.ask(dict(spec.distributions)))
+            running.append(study.ask(dict(spec.designs.distributions)))
         while len(running) > (1 if 0 < asked < spec.study.n_trials else 0):
             trial = running.pop(order.randrange(len(running)))
             case.push("case/plate.inp.j2", **trial.params)

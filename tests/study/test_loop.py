@@ -18,11 +18,14 @@ from persistent_runner.errors import AttemptLost, CommandFailed, HostNotProven, 
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study import outbox as outbox_module
-from persistent_runner.study.loop import ATTEMPTS, Loop, StudyFailed
+from persistent_runner.study.design import DesignSpace
+from persistent_runner.study.loop import ATTEMPTS, Loop
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
+from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.run_folder import RunFolder
+from persistent_runner.study.space import FloatParameter
 from persistent_runner.study.storage import open_storage, quiet_optuna
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 DEADLINE = 60
 HOSTILE = """a "quoted" folder's {name} $HOME?x#y%41 ü"""
 SPACE = {"x": FloatDistribution(0, 1)}
+DESIGNS = DesignSpace({"x": FloatParameter(low=0, high=1)})
 
 
 class Threads:
@@ -98,7 +102,7 @@ def a_loop(study: optuna.Study, folder: RunFolder, objective: Callable[..., Any]
         "folder": folder,
         "limits": Limits(4),
         "interrupts": Interrupts(),
-        "distributions": SPACE,
+        "designs": DESIGNS,
     } | changes
     return Loop(study, objective, **options)
 
@@ -387,7 +391,7 @@ def test_fuse_ends_a_study_that_only_fails(study, folder) -> None:
 
     with pytest.raises(StudyFailed, match="3 trials failed one after another") as caught:
         a_loop(
-            study, folder, objective, capacity=1, limits=Limits(20, max_consecutive_failures=3), distributions=SPACE
+            study, folder, objective, capacity=1, limits=Limits(20, max_consecutive_failures=3), designs=DESIGNS
         ).run()
 
     # one success and one pruned trial begin the count anew
@@ -488,7 +492,7 @@ def test_an_objective_of_its_own_suggests_and_prunes(study, folder) -> None:
             raise optuna.TrialPruned("hopeless")
         return x
 
-    a_loop(study, folder, objective, distributions=None).run()
+    a_loop(study, folder, objective, designs=None).run()
 
     assert states(study).count("PRUNED") == 1
     assert failures(study)[1] == "hopeless"

@@ -117,7 +117,7 @@ def ask(spec: StudySpec, **values: object) -> optuna.Trial:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=spec.directions)
     study.enqueue_trial(values)
-    return study.ask(spec.distributions)
+    return study.ask(spec.designs.distributions)
 
 
 def test_a_study_toml_is_an_objective(study: Path, work: OwnMachine) -> None:

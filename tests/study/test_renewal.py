@@ -12,8 +12,9 @@ import pytest
 from persistent_runner.errors import AttemptLost, BudgetSpent, ConnectionLost, JobStopped, LeaseLost
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.study import loop as loop_module
-from persistent_runner.study.loop import ATTEMPTS, StudyFailed
+from persistent_runner.study.loop import ATTEMPTS
 from persistent_runner.study.progress import Limits, Progress
+from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.storage import quiet_optuna
 from tests.study.test_loop import DEADLINE, Threads, a_loop, failures, new_study, press, states, value_of

@@ -113,7 +113,7 @@ def test_a_shared_study_is_compared_too(folder, spec_of, tmp_path) -> None:
 def test_seeds_move_on(folder, spec_of) -> None:
     """A resumed study does not propose the same designs again; a new one with the same seed does."""
     study = open_study(spec_of(), folder)
-    distributions = spec_of().distributions
+    distributions = spec_of().designs.distributions
     first = [study.ask(distributions).params for _ in range(2)]
     again = open_study(spec_of(), folder)
     assert again.ask(distributions).params not in first

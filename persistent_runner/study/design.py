@@ -1,0 +1,201 @@
+"""Designs of a study: which parameters a trial varies, in which order, what follows from them, what is allowed."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from persistent_runner.spelling import did_you_mean
+from persistent_runner.study.formula import Formula, order
+from persistent_runner.study.space import (
+    CategoricalParameter,
+    DerivedParameter,
+    FloatParameter,
+    IntParameter,
+    Varied,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+    from persistent_runner.study.formula import Value
+
+_DRAWS = 2000  # at random, to see whether `require` can be met at all
+
+
+class DesignSpace:
+    """[space] with `require`: suggests the parameters of a trial, completes them, and says which are not allowed.
+
+    `constants` and `varied` are the entries of [space] by name. To be used where there are no `mistakes`.
+    """
+
+    def __init__(self, items: Mapping[str, Any], require: Sequence[str] = ()) -> None:
+        self.varied = {name: item for name, item in items.items() if isinstance(item, Varied)}
+        self._derived = {name: Formula(item.expr) for name, item in items.items() if isinstance(item, DerivedParameter)}
+        self._when = {name: Formula(item.when) for name, item in self.varied.items() if item.when is not None}
+        self.constants: dict[str, int | float | str] = {
+            name: item for name, item in items.items() if name not in self.varied and name not in self._derived
+        }
+        self.require = [Formula(text) for text in require]
+        self._order = [*self.varied, *self._derived]
+        if not list(self.mistakes()):
+            needs = order({**{name: Formula("0") for name in self.varied}, **self._derived, **self._when})
+            self._order = needs if self._when else [*self.varied, *(name for name in needs if name in self._derived)]
+
+    def mistakes(self) -> Iterator[tuple[list[str], str]]:
+        """Yield (keys, what) for each formula that cannot work."""
+        known = [*self.constants, *self.varied, *self._derived]
+        for key, formulas in (("expr", self._derived), ("when", self._when)):
+            for name, formula in formulas.items():
+                for unknown in sorted(formula.names - set(known)):
+                    what = f'{formula.text}: there is no parameter "{unknown}"; {did_you_mean(unknown, known)}'
+                    yield ["space", name, key], what
+        for formula in self.require:
+            for unknown in sorted(formula.names - set(known)):
+                what = f'{formula.text}: there is no parameter "{unknown}"; {did_you_mean(unknown, known)}'
+                yield ["study", "require"], what
+            if formula.names <= self.constants.keys():
+                yield ["study", "require"], f"{formula.text}: nothing in it is varied; remove it"
+        try:
+            order({**self._derived, **self._when})
+        except ValueError as error:
+            yield ["space"], f"a formula {error}; break it"
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some parameters are varied in some designs only."""
+        return bool(self._when)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What the sampler varies, as Optuna takes it."""
+        return {name: item.distribution() for name, item in self.varied.items()}
+
+    @property
+    def always(self) -> list[str]:
+        """The parameters that every design has a value of, and a template may use."""
+        lacking: set[str] = set()
+        for name in self._order:
+            formula = self._derived.get(name)
+            if formula is not None:
+                lacking |= {name} if formula.names & lacking else set()
+            elif name in self._when and self.varied[name].otherwise is None:
+                lacking.add(name)
+        return [name for name in (*self.constants, *self.varied, *self._derived) if name not in lacking]
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Ask the sampler for each parameter that the design has."""
+        values: dict[str, Value] = dict(self.constants)
+        for name in self._order:
+            if name in self._derived:
+                if self.is_conditional:
+                    self._add_derived(values, name)
+            elif self._holds(name, values):
+                values[name] = _suggested(trial, name, self.varied[name])
+            else:
+                self._add_otherwise(values, name)
+
+    def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all parameters of a design: the constants, its own, and what follows; ValueError where that fails."""
+        values: dict[str, Any] = {**self.constants, **params}
+        for name in self._order:
+            if name in self._derived:
+                self._add_derived(values, name)
+            elif name not in params:
+                self._add_otherwise(values, name)
+        return values
+
+    def violation(self, params: Mapping[str, Any]) -> tuple[float, str]:
+        """Return by how much a design misses `require` (0: it is met), and which of it, in words."""
+        if not self.require:
+            return 0.0, ""
+        worst = (0.0, "")
+        try:
+            values = self.complete(params)
+        except ValueError as error:
+            return math.inf, str(error)
+        for formula in self.require:
+            if formula.names <= values.keys():  # what a design does not have cannot be asked of it
+                missed = formula.missed(values)
+                worst = max(worst, (missed, f"{formula.with_values(values)} does not hold"), key=lambda pair: pair[0])
+        return worst
+
+    def check_design(self, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """Yield (parameter, what) for what is wrong with a design that is to be tried first."""
+        for name, value in given.items():
+            item = self.varied.get(name)
+            if item is None:
+                why = "is not varied" if name in self.constants or name in self._derived else "is no parameter"
+                yield name, f"{why}; {did_you_mean(name, self.varied)}"
+            elif problem := _outside(item, value):
+                yield name, problem
+        whole = not (self.varied.keys() - self._when.keys()) - given.keys()
+        if whole and not any(name not in self.varied for name in given):
+            missed, what = self.violation(given)
+            if missed:
+                yield "", f"is not allowed: {what}"
+
+    def design(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a design with its values in the types of their parameters, as Optuna stores them."""
+        real = {name for name, item in self.varied.items() if isinstance(item, FloatParameter)}
+        return {name: float(value) if name in real else value for name, value in given.items()}
+
+    def is_impossible(self) -> bool:
+        """Return whether no design out of many random ones meets `require`."""
+        if not self.require:
+            return False
+        import optuna  # 0.3 s that --help need not pay
+
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        finally:
+            optuna.logging.set_verbosity(before)
+        for _ in range(_DRAWS):
+            trial = study.ask()
+            self.suggest(trial)
+            if not self.violation(trial.params)[0]:
+                return False
+        return True
+
+    def _holds(self, name: str, values: Mapping[str, Any]) -> bool:
+        formula = self._when.get(name)
+        return formula is None or (formula.names <= values.keys() and bool(formula(values)))
+
+    def _add_otherwise(self, values: dict[str, Any], name: str) -> None:
+        other = self.varied[name].otherwise
+        if other is not None:
+            values[name] = other
+
+    def _add_derived(self, values: dict[str, Any], name: str) -> None:
+        formula = self._derived[name]
+        if formula.names <= values.keys():  # else it follows from a parameter that this design does not have
+            values[name] = formula(values)
+
+
+def _suggested(trial: optuna.Trial, name: str, item: Varied) -> Any:
+    if isinstance(item, FloatParameter):
+        return trial.suggest_float(name, item.low, item.high, step=item.step, log=item.log)
+    if isinstance(item, IntParameter):
+        return trial.suggest_int(name, item.low, item.high, step=item.step, log=item.log)
+    return trial.suggest_categorical(name, item.choices)
+
+
+def _outside(item: Varied, value: object) -> str:
+    """Return what is wrong with the value of a parameter; empty where the sampler could have chosen it."""
+    if isinstance(item, CategoricalParameter):
+        found = any(value == choice and isinstance(value, type(choice)) for choice in item.choices)
+        return "" if found else f"{value!r} is none of the choices {', '.join(map(repr, item.choices))}"
+    whole = isinstance(item, IntParameter)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return f"{value!r} is no {'whole ' if whole else ''}number"
+    if not item.low <= value <= item.high:
+        return f"{value!r} is outside {item.low:g} to {item.high:g}"
+    if item.step is not None and (Decimal(str(value)) - Decimal(str(item.low))) % Decimal(str(item.step)):
+        return f"{value!r} is not a whole number of steps ({item.step:g}) above {item.low:g}"
+    return ""
