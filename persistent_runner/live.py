@@ -144,7 +144,7 @@ def result_table(trials: pd.DataFrame, console: Console) -> Table:
     A column for each parameter, or one column with all of them on a terminal too narrow for that.
     """
     left_out = max(0, len(trials) - _MOST_RESULTS)
-    rows = trials.iloc[left_out:]
+    rows = _with_feasibility(trials.iloc[left_out:])
     table = _one_column_each(rows)
     widest = console.measure(table, options=console.options.update(width=10_000)).maximum
     if widest > console.width:
@@ -155,6 +155,13 @@ def result_table(trials: pd.DataFrame, console: Console) -> Table:
     if left_out:
         table.caption = f"and {left_out} before these, all in trials.csv"
     return table
+
+
+def _with_feasibility(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with a state that says which trials miss a constraint, and which designs never ran."""
+    missed = (rows[[name for name in rows.columns if name.startswith("constraints_")]] > 0).any(axis=1)
+    state = rows["state"].mask(missed & (rows["state"] == "COMPLETE"), "infeasible")
+    return rows.assign(state=state.mask(missed & (rows["state"] == "PRUNED"), "not allowed"))
 
 
 def _one_column_each(rows: pd.DataFrame) -> Table:

@@ -148,6 +148,73 @@ def test_help_and_version(place) -> None:
     assert "options: after, relaunch" in faults.out
 
 
+def test_a_study_with_all_that_a_space_can_say(place) -> None:
+    """Baseline and first designs, what follows, what depends, what is not allowed, and constraints on the result."""
+    study = place.folder / "whole"
+    study.mkdir()
+    (study / "study.toml").write_text(
+        """
+[study]
+name = "whole"
+n_trials = 12
+seed = 3
+require = ["a + b <= 1"]
+[cluster]
+core_type = "emerald"
+cores = 1
+walltime = "1h"
+[space]
+a = { type = "float", low = 0.0, high = 1.0, unit = "m" }
+b = { type = "float", low = 0.0, high = 1.0, label = "width" }
+n = { type = "int", low = 1, high = 3 }
+more = { type = "float", low = 0.0, high = 1.0, when = "n > 2", otherwise = 0.5 }
+c = { expr = "2 * a" }
+[[start]]
+a = 0.2
+b = 0.7
+[baseline]
+a = 0.5
+b = 0.5
+n = 1
+[trial]
+command = "cp parameters.json r.json"
+[metrics]
+c = { file = "r.json", json = "c" }
+b = { file = "r.json", json = "b" }
+more = { file = "r.json", json = "more" }
+[objectives]
+c = "minimize"
+[constraints]
+b = { min = 0.4 }
+"""
+    )
+    driver = place.run(study)
+    assert "the baseline has c = 1" in driver.out
+    rows = place.rows("whole")
+    first, second = rows[:2]
+    assert (first["params_a"], first["params_b"], first["params_n"]) == ("0.5", "0.5", "1")
+    assert (second["params_a"], second["params_b"]) == ("0.2", "0.7")
+    ran = [row for row in rows if row["state"] == "COMPLETE"]
+    rejected = [row for row in rows if row["state"] != "COMPLETE"]
+    assert (len(ran), bool(rejected)) == (12, True)
+    for row in ran:
+        a, b = float(row["params_a"]), float(row["params_b"])
+        assert a + b <= 1
+        assert float(row["metrics_c"]) == 2 * a
+        assert float(row["metrics_more"]) == (float(row["params_more"]) if row["params_n"] == "3" else 0.5)
+        assert float(row["constraints_b"]) == pytest.approx(0.4 - b)
+    for row in rejected:
+        assert row["failure"].startswith("not allowed: a + b <= 1 (a = ")
+        assert (row["seconds"], row["folder"]) == ("", "")
+    summary = json.loads((place.runs / "whole/summary.json").read_text())
+    assert summary["trials"] == {"COMPLETE": 12, "REJECTED": len(rejected)}
+    feasible = [row for row in ran if float(row["constraints_b"]) <= 0]
+    assert summary["feasible"] == len(feasible) < 12
+    assert summary["best"][0]["number"] == int(min(feasible, key=lambda row: float(row["value"]))["number"])
+    place.run(study)
+    assert place.rows("whole") == rows
+
+
 # -- failures of trials
 
 

@@ -140,6 +140,9 @@ def test_best_lines() -> None:
     best = {"number": 3, "values": {"drag": 0.1}, "params": {"x": 1, "alloy": "6061"}, "metrics": {"theory": 0.123456}}
     summary = {"trials": {"COMPLETE": 2, "FAIL": 1}, "objectives": {"drag": "minimize"}, "best": [best]}
     assert best_line(summary) == "Best: drag = 0.1 in trial 3 with x = 1, alloy = 6061; beside it theory = 0.12346"
-    assert best_line(summary | {"best": []}).startswith("No trial is complete (2 COMPLETE, 1 FAIL).")
+    assert best_line(summary | {"best": []}).startswith("No trial meets the constraints (2 COMPLETE, 1 FAIL).")
+    none = {"best": [], "trials": {"FAIL": 1}}
+    assert best_line(summary | none).startswith("No trial is complete (1 FAIL).")
+    assert best_line(summary | {"baseline": {"values": {"drag": 0.2}}}).endswith("; the baseline has drag = 0.2")
     two = summary | {"objectives": {"drag": "minimize", "lift": "maximize"}, "best": [best, best]}
     assert best_line(two) == "2 trials that no other one beats (2 COMPLETE, 1 FAIL)."
