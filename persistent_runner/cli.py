@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from persistent_runner.runner import StudyRun
 
 _FOLDER = click.Path(path_type=str)
+_SETTLED = {"COMPLETE", "FAIL", "PRUNED"}
+_INTERRUPTED = 130
 STUDY_HELP = """Run the study of a folder or a study.toml on a leased cluster.
 
 Without a profile the cluster is leased on the local platform: this machine, real SSH, no account. The same line again
@@ -124,6 +126,14 @@ def _print_result(run: StudyRun, *, full: bool) -> None:
     if full and run.table is not None and len(run.table):
         console.print(result_table(run.table, console), soft_wrap=not console.is_terminal)
     console.print(f"Results: {run.folder}", soft_wrap=True)
+    if run.exit_code == _INTERRUPTED:
+        settled = sum(count for state, count in run.summary["trials"].items() if state in _SETTLED)
+        if settled < run.summary["n_trials"]:
+            console.print(
+                f"Interrupted with {settled} of {run.summary['n_trials']} trials done; the same line goes on."
+            )
+        if not run.summary["best"]:
+            return
     console.print(best_line(run.summary), soft_wrap=not console.is_terminal)
 
 
@@ -220,8 +230,9 @@ def _print_blocks(rows: list[list[str]], columns: tuple[str, ...]) -> None:
 @click.argument("job", required=False, metavar="[ID]")
 @click.option("--all", "everything", is_flag=True, help="Every unfinished job in this machine's ledger.")
 @click.option("--profile", metavar="NAME", help="Look for the job on this account, if the ledger does not have it.")
+@click.option("--force-stop", is_flag=True, help="End it without waiting for its files to be saved.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def stop(job: str | None, everything: bool, profile: str | None, yes: bool) -> None:
+def stop(job: str | None, everything: bool, profile: str | None, force_stop: bool, yes: bool) -> None:
     """End a job of ours and wait until the platform says Stopped; exit code 4 where it does not."""
     if (job is None) == (not everything):
         raise click.UsageError("Name one job, or write --all.")
@@ -237,7 +248,7 @@ def stop(job: str | None, everything: bool, profile: str | None, yes: bool) -> N
                 click.echo(f"{holding.job_id or holding.name}: {holding.study}, {holding.state}, {holding.whose}")
             if not yes:
                 click.confirm("End it?" if len(found) == 1 else f"End these {len(found)}?", abort=True, err=True)
-            for holding, state in stop_all(inventory, found):
+            for holding, state in stop_all(inventory, found, force=force_stop):
                 click.echo(f"{holding.job_id or holding.name}: {state}")
 
 
@@ -312,7 +323,7 @@ def _ending(*, verbose: bool) -> Iterator[None]:
         raise  # click says it itself
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the objective's own, which ended the study
         text = traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))
         click.echo(redact("".join(text)), err=True)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_GOES_ON = "The release goes on. Press Ctrl-C %s to leave at once; the cluster may cost money then."
+_released = threading.Event()  # while the main thread waits for the end of a cluster
+
 
 class Leave(KeyboardInterrupt):
     """The user asked a third time: go at once, and say what still runs."""
@@ -72,6 +75,8 @@ class Interrupts:
             return
         if self._at_once:
             raise KeyboardInterrupt
+        if _released.is_set():
+            log.warning(_GOES_ON, "again" if self.count == 2 else "twice")
 
 
 @contextlib.contextmanager
@@ -85,6 +90,7 @@ def held_back() -> Iterator[None]:
         yield
         return
     count = 0
+    _released.set()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal count
@@ -92,7 +98,7 @@ def held_back() -> Iterator[None]:
         if count == 2 and number == signal.SIGINT:  # once: who leaves is not held up by a third
             raise KeyboardInterrupt
         if count < 2:
-            log.warning("The release goes on. Press Ctrl-C %s to leave at once.", "again" if count else "twice")
+            log.warning(_GOES_ON, "again" if count else "twice")
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -102,6 +108,7 @@ def held_back() -> Iterator[None]:
     try:
         yield
     finally:
+        _released.clear()
         for number in replaced:
             signal.signal(number, before[number])
 

@@ -12,6 +12,7 @@ from persistent_runner.errors import ConfigError, PlatformError, PlatformRefused
 from persistent_runner.interrupts import held_back
 from persistent_runner.lease.ledger import Ledger
 from persistent_runner.lease.naming import NAME_PREFIX, study_of
+from persistent_runner.lease.platform import LeaseState
 from persistent_runner.lease.settle import Settler, ends_by_itself, is_local_and_gone
 from persistent_runner.lease.stopper import Deadlines, NotStopped, Stopper
 from persistent_runner.settings import load_settings, state_dir
@@ -89,6 +90,7 @@ class Inventory:
             state = site if isinstance(site, str) else self._state(entry, site)
             if state is None:
                 continue
+            executing = not isinstance(state, LeaseState) or state.executing or state.ending
             age = datetime.now(UTC) - datetime.fromisoformat(entry.began)
             costs = entry.job_id and entry.state not in {"creating", "saved"}
             cost = entry.price * (age / timedelta(hours=1)) if costs and entry.price is not None else None
@@ -96,18 +98,18 @@ class Inventory:
                 entry.job_id,
                 entry.name,
                 entry.study,
-                state,
+                str(state),
                 age,
                 cost,
-                ends_by_itself(entry),
+                ends_by_itself(entry, driven=self._ledger.is_driven(entry) is not False, executing=executing),
                 self._whose(entry),
                 entry.account,
                 entry,
                 None if isinstance(site, str) else site,
             )
 
-    def _state(self, entry: Entry, site: Site) -> str | None:
-        """Return the platform's word for a job, None where it is over: then its record is closed.
+    def _state(self, entry: Entry, site: Site) -> LeaseState | str | None:
+        """Return the platform's word for a job, or why there is none; None where it is over: then its record is closed.
 
         A job that the platform does not know now stays in the list: it may know it again.
         """
@@ -119,10 +121,10 @@ class Inventory:
         except PlatformError as error:
             return f"unknown: {error.message}"
         if state is not None and not state.stopped:
-            return str(state)
+            return state
         record = self._ledger.take(entry)
         if record is None:
-            return str(state) if state else "being created"
+            return state or "being created"
         record.update(state="closed")
         return None
 
@@ -179,8 +181,10 @@ class Inventory:
             f"No unfinished job of ours has the id {job_id}{where}.", remedy="See: persistent-runner leases"
         )
 
-    def stop(self, holding: Holding) -> str:
+    def stop(self, holding: Holding, *, force: bool = False) -> str:
         """End a job and return the words of its last state, `Stopped` having been read.
+
+        `force` does not wait for its files to be saved.
 
         Raises PlatformRefused for a job of somebody else, ReleaseUnconfirmed where the end is not confirmed.
         """
@@ -210,7 +214,7 @@ class Inventory:
             stopper = Stopper(site.platform, job_id, poll=site.poll.total_seconds(), deadlines=deadlines)
             try:
                 with held_back():
-                    state = str(stopper.stop(force=False))
+                    state = str(stopper.stop(force=force))
             except (NotStopped, KeyboardInterrupt) as error:
                 why = error.why if isinstance(error, NotStopped) else "the wait for its end was interrupted"
                 raise ReleaseUnconfirmed(
@@ -222,12 +226,12 @@ class Inventory:
         return state
 
 
-def stop_all(inventory: Inventory, holdings: list[Holding]) -> Iterator[tuple[Holding, str]]:
+def stop_all(inventory: Inventory, holdings: list[Holding], *, force: bool = False) -> Iterator[tuple[Holding, str]]:
     """End jobs one after the other and yield each with the words of its end; the first failure is raised last."""
     failures: list[RunnerError] = []
     for holding in holdings:
         try:
-            yield holding, inventory.stop(holding)
+            yield holding, inventory.stop(holding, force=force)
         except RunnerError as error:
             failures.append(error)
             yield holding, f"NOT CONFIRMED: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import stat
 import sys
 from datetime import timedelta
@@ -16,8 +17,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
 from persistent_runner.redaction import hide
+from persistent_runner.spelling import did_you_mean
 
 PREFIX = "PERSISTENT_RUNNER_"
+_OTHERS = (PREFIX + "CRASH", PREFIX + "HOST_KEYS", PREFIX + "PROOF")
+"""Read elsewhere: named crash points, and what stands in a job's environment."""
 _FORMS = {
     "profile": "the name of a section of apiconfig",
     "ssh_key": "the path of a private SSH key",
@@ -80,9 +84,13 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Return the settings; an override that is not None wins over the environment.
 
-    Raises ConfigError that names each wrong variable and never shows its value.
+    Raises ConfigError that names each wrong variable and never shows its value, and each that is none of ours.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    known = [PREFIX + name.upper() for name in Settings.model_fields] + [*_OTHERS]
+    if unknown := [name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known]:
+        near = "\n".join(f"{name} is no setting; {did_you_mean(name, known)}" for name in unknown)
+        raise ConfigError(near, remedy="Correct the name or unset it: a limit that is not read is not kept.")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:

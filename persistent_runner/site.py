@@ -128,9 +128,10 @@ def line_before_money(
     def worth(span: timedelta) -> str:
         return "" if price is None else f" ({price * (span / timedelta(hours=1)):.2f})"
 
+    idle_end, busy_end = min(guard.idle_end, most), min(guard.busy_end, most)
     busy = ""
-    if guard.busy_end > guard.idle_end:
-        busy = f", or {format_duration(guard.busy_end)}{worth(guard.busy_end)} while a trial runs"
+    if busy_end > idle_end:
+        busy = f", or {format_duration(busy_end)}{worth(busy_end)} while a trial runs"
     where = f"on {site.name} ({site.base_url})"
     parts = [
         f"{request.cores} cores of {request.core_type} on {nodes}, {request.priority}, {where}",
@@ -139,8 +140,8 @@ def line_before_money(
     ]
     if guard.keeper:
         parts.append(
-            f"if this machine disappears, it ends by itself within {format_duration(guard.idle_end)}"
-            f"{worth(guard.idle_end)}{busy}"
+            f"if this machine disappears, it ends by itself within {format_duration(idle_end)}{worth(idle_end)}{busy}, "
+            "and as long after its start where it is still queued"
         )
     else:
         parts.append("WITHOUT A DEAD-MAN'S SWITCH (keeper = false): if this machine disappears it runs until then")
@@ -164,6 +165,11 @@ def serve_local_platform(
 
     require_posix()
     require_servers()
+    if authorized_keys and not Path(authorized_keys).is_file():
+        raise ConfigError(
+            f"--authorized-keys: there is no file {authorized_keys}",
+            remedy="Make a key, and then name its public half: persistent-runner login, or ssh-keygen -t ed25519.",
+        )
     from persistent_runner.local_platform import local
     from persistent_runner.local_platform.durations import FAST, RECORDED, with_durations
 

@@ -123,7 +123,9 @@ def test_check_says_what_the_limits_make_of_the_lease(place) -> None:
     study = place.study()
     out = place.run(study, "--check", "--set", "study.max_cost=0.05", "--set", "trial.timeout=30m").out
     assert "(0.05), by max_cost = 0.05" in out
-    assert "or 35m45s" in out
+    assert "while a trial runs" in out
+    assert "35m45s" not in out  # it cannot run for longer than at most
+    assert "or 35m45s" in place.run(study, "--check", "--set", "trial.timeout=30m").out
     bare = ["--set", "cluster.keeper=false", "--set", "cluster.host_key=accept-unverified"]
     assert "WITHOUT A DEAD-MAN'S SWITCH" in place.run(study, "--check", *bare).out
     assert "could end under its driver" in place.run(study, "--check", "--set", "cluster.orphan_idle=30s", code=2).said
@@ -393,6 +395,15 @@ def test_ssh_keys_that_cannot_be_used_are_named_before_money_is_spent(served) ->
 # -- two drivers, interrupts
 
 
+def test_keys_that_are_not_there_are_not_made_up(place) -> None:
+    """A platform that is told to let in the keys of a missing file makes no empty one, and says how to make a key."""
+    driver = place.start("platform", "--authorized-keys", "id.pub", program="persistent-runner")
+    assert driver.end() == 2
+    assert "there is no file id.pub" in driver.said
+    assert "persistent-runner login" in driver.said
+    assert not (place.folder / "id.pub").exists()
+
+
 def test_a_second_driver_is_refused_and_told_of_the_first(place) -> None:
     """Two terminals, one study: the second names the first's process and host."""
     study = place.study(
@@ -442,7 +453,9 @@ def test_an_interrupt_at_any_moment_leaves_nothing(place, moment, number) -> Non
         assert driver.end() == 130, driver.said
         assert unfinished_jobs(platform) == []
         assert sleepers(place) == []
+    assert "Mend the cause" not in driver.out
     if moment == "running":
+        assert "Interrupted with 0 of 3 trials done; the same line goes on." in driver.out
         assert [row["state"] for row in place.rows()] == ["WAITING", "WAITING"]
         assert "may still run" not in driver.said
 
@@ -502,6 +515,7 @@ def test_one_interrupt_lets_running_trials_finish_and_the_next_start_goes_on(pla
 
     assert driver.end() == 130, driver.said
     assert len(place.rows()) == 2
+    assert "Interrupted with 2 of 3 trials done; the same line goes on." in driver.out
     assert "Best: y" in driver.out
     place.run(study, *env)
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3

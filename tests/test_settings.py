@@ -41,17 +41,28 @@ def test_defaults() -> None:
 
 
 def test_the_environment_is_read_and_unrelated_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable with our prefix that names no setting is nobody's business; an empty one counts as not set."""
+    """A variable without our prefix is nobody's business; an empty one counts as not set."""
     monkeypatch.setenv("PERSISTENT_RUNNER_PROFILE", "eu")
     monkeypatch.setenv("PERSISTENT_RUNNER_SSH_KEY", "~/key")
     monkeypatch.setenv("PERSISTENT_RUNNER_POLL", "2m")
     monkeypatch.setenv("PERSISTENT_RUNNER_RUNS_DIR", "")
-    monkeypatch.setenv("PERSISTENT_RUNNER_SOMETHING_ELSE", "x")
+    monkeypatch.setenv("PERSISTENT_RUNNERS", "x")
     settings = load_settings()
     assert settings.profile == "eu"
     assert settings.ssh_key == Path.home() / "key"
     assert settings.poll == timedelta(minutes=2)
     assert settings.runs_dir == Path("runs")
+
+
+def test_a_misspelled_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is not read is not kept, so its name is refused before money is spent; its value is not shown."""
+    monkeypatch.setenv("PERSISTENT_RUNNER_ORPHAN_IDEL", "1m30s")
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert caught.value.message == (
+        'PERSISTENT_RUNNER_ORPHAN_IDEL is no setting; did you mean "PERSISTENT_RUNNER_ORPHAN_IDLE"?'
+    )
+    assert "1m30s" not in str(caught.value)
 
 
 def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,8 @@ def test_the_line_says_what_and_how_much_at_most() -> None:
     assert a_line() == (
         "72 cores of emerald on 2 nodes, on_demand, on default (https://x.example.com); "
         "4.50 an hour, start-up perhaps billed as well; at most 7h55m (35.62), by its walltime of 8h; "
-        "if this machine disappears, it ends by itself within 10m45s (0.81), or 2h (9.06) while a trial runs."
+        "if this machine disappears, it ends by itself within 10m45s (0.81), or 2h (9.06) while a trial runs, "
+        "and as long after its start where it is still queued."
     )
     assert a_site("https://x.example.com").costs_money
 
@@ -42,7 +43,7 @@ def test_the_line_says_what_and_how_much_at_most() -> None:
 def test_one_limit_for_idle_and_busy_is_said_once() -> None:
     """Where a running trial changes nothing there is one worst case."""
     line = a_line(replace(GUARD, orphan_busy=timedelta(minutes=10)))
-    assert line.endswith("it ends by itself within 10m45s (0.81).")
+    assert "it ends by itself within 10m45s (0.81), and as long after its start" in line
 
 
 def test_without_a_price_it_says_so() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,12 @@ def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
     with place.platform() as platform:
         first = place.start(*line, **LONG)
         place.until_two_run()
+        begun = time.monotonic()
         kill(first)
         second = place.start(*line, **LONG)
         second.wait_for("Going on with job")
         until(lambda: len(place.events("tiny", "start")) == 4, "the trials to be joined")
+        ran_at_least = time.monotonic() - begun
         place.go.touch()
         assert second.end() == 0, second.said
 
@@ -92,6 +95,8 @@ def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
     assert place.counts == {"0": 1, "1": 1, "2": 1}
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
     assert [row["attempts"] for row in place.rows()] == ["1"] * 3
+    # the command's own run time, not the shorter one that the second start has waited for
+    assert all(float(row["seconds"]) >= ran_at_least for row in place.rows()[:2])
     assert "Lease it" not in second.said
     assert "an hour" not in second.said
     assert place.ledger() == ["closed"]

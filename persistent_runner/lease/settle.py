@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import socket
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -207,7 +207,7 @@ class Settler:
                 "Job %s of an earlier start (%s) still runs. %s; persistent-runner stop %s ends it now",
                 entry.job_id,
                 entry.study,
-                ends_by_itself(entry),
+                ends_by_itself(entry, executing=state.executing),
                 entry.job_id,
             )
 
@@ -242,19 +242,39 @@ class Settler:
         self.on_cost(entry.name, cost_of(entry.price, executed, executed if kept else state.booted or executed), True)
 
 
-def ends_by_itself(entry: Entry) -> str:
-    """Return in words when a job without a driver ends by itself."""
-    switch = entry.switch
-    cap = f"at the latest by its walltime of {entry.walltime_hours} h"
-    if switch is None:
+def ends_by_itself(entry: Entry, *, driven: bool = False, executing: bool = True) -> str:
+    """Return in words when a job ends by itself: by the clock where its driver cannot show any sign of life any more.
+
+    `executing` is whether its command runs; before that, no switch of its own can end it.
+    """
+    cap = f"at the latest by its walltime of {entry.walltime_hours}h"
+    if entry.switch is None:
         return f"It ends {cap}"
-    ticks = switch["tick_seconds"]
-    idle = entry.kept_seconds or switch["idle"] * ticks
-    busy = max(idle, switch["busy"] * ticks)
-    return (
-        f"It ends by itself {format_duration(idle + 3 * ticks)} after its driver's last sign of life, "
-        f"{format_duration(busy + 3 * ticks)} while a trial runs, {cap}"
-    )
+    ticks = entry.switch["tick_seconds"]
+    idle = (entry.kept_seconds or entry.switch["idle"] * ticks) + 3 * ticks
+    busy = max(idle, (entry.switch["busy"] + 3) * ticks)
+    if not executing:
+        return (
+            f"Nothing ends it before it runs; {format_duration(idle)} after its start it ends by itself, if no driver "
+            "shows a sign of life"
+        )
+    if driven:
+        return (
+            f"It ends by itself {format_duration(idle)} after its driver's last sign of life, "
+            f"{format_duration(busy)} while a trial runs, {cap}"
+        )
+    since = datetime.now(UTC)
+    if entry.state == "kept":
+        since, busy = datetime.fromisoformat(entry.changed), idle  # nothing runs on it
+    first, last = _clock(since, idle), _clock(since, busy)
+    running = "" if first == last else f", by {last} if a trial still runs there"
+    return f"It ends by itself by {first}{running}, {cap}"
+
+
+def _clock(since: datetime, seconds: float) -> str:
+    # a whole minute, rounded up: who comes back then finds it ended
+    then = (since + timedelta(seconds=seconds + 60)).astimezone(UTC)
+    return f"{then:%H:%M} UTC"
 
 
 def is_local_and_gone(entry: Entry) -> bool:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from persistent_runner.crash import crash_point
+from persistent_runner.duration import format_duration
 from persistent_runner.errors import PlatformError, PlatformRefused, PlatformUnavailable
 from persistent_runner.lease.progress import Progress
 from persistent_runner.recovery import Backoff, recover
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from persistent_runner.lease.platform import LeaseState, Platform
 
 log = logging.getLogger(__name__)
+
+_SAY_WHEN_FORCED = 120.0  # seconds of a stop after which people ask themselves what it waits for
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Stopper:
         self._otherwise = otherwise
         self._heard = ""
         self._refused = ""  # the platform's words
+        self._when_forced = ""
         self._accepted = accepted
         self._platform = platform
         self._job_id = job_id
@@ -100,12 +104,17 @@ class Stopper:
             if state and not ending and (state.ending or state.ended):
                 ending, since = True, time.monotonic()
             limit = self._deadlines.ended if ending else self._deadlines.ending
+            waited = time.monotonic() - since
+            if waited > _SAY_WHEN_FORCED and not forced:
+                left = format_duration(max(60.0, 60 * round((limit.total_seconds() - waited) / 60)))
+                self._when_forced = f"; forced in {left}, or now by: persistent-runner stop {self._job_id} --force-stop"
             hangs = time.monotonic() - since > limit.total_seconds()
             if hangs and forced:
                 raise NotStopped("it hangs in spite of a forced stop")
             if (hangs or force or self._refused) and not forced:
                 if self._force(hangs=hangs):
                     forced, ending, since = True, False, time.monotonic()
+                    self._when_forced = ""
                 elif time.monotonic() - since > (limit + self._deadlines.unreachable).total_seconds():
                     raise NotStopped("it hangs, and a forced stop cannot be asked for")
             threading.Event().wait(self._poll)
@@ -156,5 +165,5 @@ class Stopper:
                 raise NotStopped(f"the platform does not answer{self._heard}") from error
             return None
         self._answered = time.monotonic()
-        self._progress.say(f"Job {self._job_id}: {state}")
+        self._progress.say(f"Job {self._job_id}: {state}{self._when_forced}")
         return state

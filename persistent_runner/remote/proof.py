@@ -83,7 +83,7 @@ class Proof:
             return found
         until = self._waits.setdefault(machine_of(node), time.monotonic() + self.wait.total_seconds())
         if time.monotonic() < until:
-            raise ConnectionLost(f"{node}: the job's log shows no host keys yet")
+            raise ConnectionLost(f"{node}: the job's log shows no host keys yet.")
         return []
 
     def warn_of_other_keys(self, node: Node) -> None:

@@ -102,6 +102,7 @@ class WorkDir:
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
         self._local_names: dict[str, str] = {}
+        self.seconds = 0.0  # run time of its commands so far, by the node
         self._seq = 0
         self._running: int | None = None
         self._dead: Exception | None = None
@@ -299,6 +300,7 @@ class WorkDir:
             raise
 
     def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
+        self.seconds += ended.seconds
         with self._machine():
             path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:

@@ -279,7 +279,9 @@ class Loop:
 
         def task(workdir: Any) -> tuple[object, float]:
             begun = time.monotonic()
-            return objective(trial, workdir), time.monotonic() - begun
+            returned = objective(trial, workdir)
+            # What an earlier start had begun, and this one only joined, took longer than the wait for it.
+            return returned, max(time.monotonic() - begun, workdir.seconds)
 
         return task
 

@@ -77,10 +77,14 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Expected time to the end, by this start's rate."""
-        if not self.settled_now:
+        """Expected time to the end, by this start's rate; what runs counts by how far it is, by the mean run time."""
+        mean = self.seconds_per_trial
+        if mean is None:
             return None
-        return max(0, self.total - self.settled) * (time.monotonic() - self.started) / self.settled_now
+        now = time.monotonic()
+        under_way = sum(min(1.0, (now - running.since) / mean) for running in self.running.values() if mean > 0)
+        done = self.settled_now + under_way
+        return max(0.0, self.total - self.settled - under_way) * (now - self.started) / done
 
     @property
     def seconds_left_of_running(self) -> float | None:

@@ -81,10 +81,11 @@ def _opening(name: str) -> Iterator[None]:
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the class of what lies under an error: its text may hold an address with a password."""
+    """Return the class of what lies under an error, since its text may hold an address with a password."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, sqlite3.Error) else name  # SQLite's own texts hold no address
 
 
 def _without_password(url: str) -> str:

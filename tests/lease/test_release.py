@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from persistent_runner.errors import PlatformRefused, PlatformUnavailable, ReleaseUnconfirmed
+from persistent_runner.lease import stopper
 from persistent_runner.lease.guard import Guard
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.rescale.client import RescalePlatform
@@ -49,8 +51,15 @@ def test_lost_answers_to_stop_are_repeated(local: Leases) -> None:
 
 
 @pytest.mark.parametrize("at", ["executing", "stopping"])
-def test_a_stop_that_hangs_is_forced(at: str, local: Leases) -> None:
-    """A stop without an effect, or without an end, is followed by a forced one, and the end is still confirmed (L13)."""
+def test_a_stop_that_hangs_is_forced(
+    at: str, local: Leases, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop without an effect, or without an end, is followed by a forced one, and the end is still confirmed (L13).
+
+    Meanwhile it is said when that will be, and how it is had at once.
+    """
+    monkeypatch.setattr(stopper, "_SAY_WHEN_FORCED", 0.0)
+    caplog.set_level(logging.INFO)
     local.fault("stop_hangs", at=at)
     with local.make(deadlines=dataclasses.replace(PATIENT, ending=SHORT, ended=SHORT)) as lease:
         pass
@@ -58,6 +67,7 @@ def test_a_stop_that_hangs_is_forced(at: str, local: Leases) -> None:
         "stop_asked",
         "force_stop_asked",
     ]
+    assert f"forced in 1m, or now by: persistent-runner stop {lease.job_id} --force-stop" in caplog.text
     assert local.cluster_of(lease) == "stopped"
 
 

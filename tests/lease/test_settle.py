@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ import pytest
 
 from persistent_runner.errors import ConfigError, PlatformUnavailable, ReleaseUnconfirmed
 from persistent_runner.lease.guard import Guard
-from persistent_runner.lease.settle import Settler, Wanted
+from persistent_runner.lease.ledger import Entry
+from persistent_runner.lease.settle import Settler, Wanted, ends_by_itself
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.rescale.client import RescalePlatform
 from tests.openssh import free_port
@@ -23,7 +25,6 @@ from tests.openssh import free_port
 from .conftest import POLL, QUICK, SHORT, TICKING, until
 
 if TYPE_CHECKING:
-    from persistent_runner.lease.ledger import Entry
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.lease.platform import LeaseRequest, SavedJob
 
@@ -154,7 +155,7 @@ def test_another_folders_orphan_is_left_and_named(local: Leases, caplog: pytest.
         assert local.settle(local.ledger_of("runs/y")) is None
     (record,) = [record.message for record in caplog.records if record.name.endswith("settle")]
     assert f"Job {lease.job_id} of an earlier start ({local.study}) still runs" in record
-    assert "It ends by itself 30s after its driver's last sign of life" in record
+    assert re.search(r"It ends by itself by \d\d:\d\d UTC, ", record)
     assert f"persistent-runner stop {lease.job_id} ends it now" in record
     assert local.cluster_of(lease) == "running"
     assert local.journal("stop_asked") == []
@@ -506,3 +507,25 @@ def test_what_a_kept_cluster_took_is_counted_once(local: Leases) -> None:
     executed = local.platform.state(lease.job_id).executed
     assert executed is not None
     assert sum(cost.seconds for cost in parts) == pytest.approx(executed.total_seconds(), abs=0.7)
+
+
+def test_when_a_job_ends_by_itself_is_said_by_the_clock_where_that_is_known() -> None:
+    """Its driver is dead: by then and then. It lives: so long after its last sign. It does not run yet: nothing ends it."""
+    long_ago = "2026-01-01T12:00:00+00:00"
+    entry = Entry(
+        "n", "u", "p", "f", "submitted", "j", "h", 1, long_ago, long_ago, walltime_hours=8,
+        switch={"tick_seconds": 15, "idle": 40, "busy": 160, "budget": 1900},
+    )  # fmt: skip
+    dead = ends_by_itself(entry)
+    soon, later = re.findall(r"by (\d\d):(\d\d) UTC", dead)
+    minutes = [int(hours) * 60 + int(rest) for hours, rest in (soon, later)]
+    assert (minutes[1] - minutes[0]) % (24 * 60) == 30
+    assert dead.endswith("at the latest by its walltime of 8h")
+    assert ends_by_itself(entry, driven=True).startswith(
+        "It ends by itself 10m45s after its driver's last sign of life, 40m45s while a trial runs, at the latest"
+    )
+    queued = ends_by_itself(entry, executing=False)
+    assert queued.startswith("Nothing ends it before it runs; 10m45s after its start it ends by itself")
+    kept = dataclasses.replace(entry, state="kept", kept_seconds=1800.0)
+    assert ends_by_itself(kept).startswith("It ends by itself by 12:31 UTC, at the latest")
+    assert ends_by_itself(dataclasses.replace(entry, switch=None)) == "It ends at the latest by its walltime of 8h"
