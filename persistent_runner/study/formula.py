@@ -78,14 +78,14 @@ class Formula:
         try:
             value: Value = _value(self._tree, values)
         except ZeroDivisionError:
-            raise ValueError(f"{self._with(values)} divides by zero") from None
+            raise ValueError(f"{self.with_values(values)} divides by zero") from None
         except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
-            raise ValueError(f"{self._with(values)}: {error}") from None
+            raise ValueError(f"{self.with_values(values)}: {error}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{self._with(values)} is {value}, which is not finite")
+            raise ValueError(f"{self.with_values(values)} is {value}, which is not finite")
         return value
 
-    def _with(self, values: Mapping[str, Value]) -> str:
+    def with_values(self, values: Mapping[str, Value]) -> str:
         """Return the formula and the values it was given, for messages."""
         given = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names) if name in values)
         return f"{self.text} ({given})" if given else self.text

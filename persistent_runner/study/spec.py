@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,20 +22,22 @@ from persistent_runner.errors import ConfigError
 from persistent_runner.lease.platform import Software
 from persistent_runner.render import DEFAULT_DELIMITERS, check_templates, walk_inputs
 from persistent_runner.spelling import did_you_mean
+from persistent_runner.study.extract import Extract, formula_mistakes
 from persistent_runner.study.fields import (
     Command,
     DelimiterPair,
     Direction,
     Environment,
+    FunctionName,
     Inputs,
-    PythonObjective,
+    RelativePath,
     SamplerName,
     Softwares,
     Storage,
     StudyName,
     Text,
 )
-from persistent_runner.study.results import Extract, relative_path
+from persistent_runner.study.functions import Function, load_functions
 from persistent_runner.study.space import KINDS, Identifier, Parameter, Varied
 from persistent_runner.study.toml import Document, explain, read
 
@@ -51,7 +53,6 @@ _TO_COME = {
     "study": {"reuse", "require"},
     "space": {"expr", "when"},
     "trial": {"stall", "keep_outputs", "stage_ahead"},
-    "metrics": {"function", "expr"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 
@@ -117,11 +118,11 @@ class TrialTable(_Table):
 
     inputs: Inputs = ()
     command: Command | None = None
-    objective: PythonObjective | None = None
+    objective: FunctionName | None = None
     cores: Annotated[int, Field(ge=1)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     timeout: Duration | None = None
-    outputs: Annotated[tuple[Annotated[str, AfterValidator(relative_path)], ...], Field(strict=False)] = ()
+    outputs: Annotated[tuple[RelativePath, ...], Field(strict=False)] = ()
     template: TemplateTable = TemplateTable()
 
     @model_validator(mode="after")
@@ -201,7 +202,13 @@ class StudySpec(_Table):
     @property
     def metric_files(self) -> list[str]:
         """The files that the metrics read, each once."""
-        return list(dict.fromkeys(extract.file for extract in self.metrics.values()))
+        return list(dict.fromkeys(extract.file for extract in self.metrics.values() if extract.file is not None))
+
+    @cached_property
+    def functions(self) -> dict[str, Function]:
+        """The functions that metrics name, by these names, loaded once; ConfigError as `load_functions`."""
+        wanted = {extract.function: f"[metrics.{name}] function" for name, extract in self.metrics.items()}
+        return load_functions(self.folder, {name: place for name, place in wanted.items() if name}, ["path"])
 
     @property
     def output_patterns(self) -> list[str]:
@@ -270,6 +277,7 @@ def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, A
         for name in parts.get("objectives", {}):
             if name not in metrics:
                 yield ["objectives", name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
+        yield from formula_mistakes(parts.get("metrics", {}), list(tables.get("space", {})))
     if "space" in parts and not any(isinstance(item, Varied) for item in parts["space"].values()):
         yield ["space"], 'there is nothing to vary; write x = { type = "float", low = 0.0, high = 1.0 }'
 
