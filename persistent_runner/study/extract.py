@@ -44,8 +44,9 @@ class Extract(BaseModel):
 
     `column` is a column of a table (commas, semicolons, tabs or blanks), by its name or its number from 1. `regex` has
     one group, and `^ $` mean a line; `match` says which match counts, from 1, or from the end with -1. `json` is a path
-    such as `forces.0.cd`. `function` is a Python function of the study's folder, called with the path of `file`, or of
-    the trial's folder. `expr` is a formula over other metrics and the trial's parameters.
+    such as `forces.0.cd`. `function` is a Python function of the study's folder, called on the driver with the path of
+    `file`, or of the trial's folder, by several threads where several trials run at a time. `expr` is a formula over
+    other metrics and the trial's parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -277,7 +277,8 @@ def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, A
         for name in parts.get("objectives", {}):
             if name not in metrics:
                 yield ["objectives", name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
-        yield from formula_mistakes(parts.get("metrics", {}), list(tables.get("space", {})))
+        if isinstance(space := tables.get("space", {}), dict):
+            yield from formula_mistakes(parts.get("metrics", {}), list(space))
     if "space" in parts and not any(isinstance(item, Varied) for item in parts["space"].values()):
         yield ["space"], 'there is nothing to vary; write x = { type = "float", low = 0.0, high = 1.0 }'
 

@@ -376,6 +376,15 @@ def test_a_function_gets_the_file_or_the_folder(tmp_path: Path) -> None:
     assert reading.note == "post.py:drag(field.bin)"
 
 
+def test_a_function_is_called_once_for_all_that_use_its_number(tmp_path: Path) -> None:
+    """A formula over it does not run it again."""
+    calls: list[Path] = []
+    metrics = {"ratio": Extract(expr="1 / drag"), "drag": Extract(function="a.py:f"), "more": Extract(expr="drag + 1")}
+    readings = Readings(tmp_path, metrics, functions={"a.py:f": lambda path: calls.append(path) or 2})  # type: ignore[func-returns-value]
+    assert readings.numbers() == {"ratio": 0.5, "drag": 2.0, "more": 3.0}
+    assert calls == [tmp_path]
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [

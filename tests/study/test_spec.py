@@ -316,6 +316,7 @@ def test_all_mistakes_are_told_together(folder: Path) -> None:
         # tables
         ("[objectives]", "[objective]", 'there is no such table; did you mean "objectives"?'),
         ("[study]", "[[study]]", "[study] (line 2): must be a table"),
+        ("[space]", "[[space]]", "[space] (line 11): must be a table"),
         # inputs and templates
         ('"case/"', '"cse/"', '[trial] inputs (line 16): input "cse/" is not there; in'),
         ('"case/"', '"/etc/"', '"/etc/" is not below or beside the study\'s folder'),
