@@ -14,7 +14,7 @@ from persistent_runner.errors import ResultMissing
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.formula import Formula
 from persistent_runner.study.functions import last_line
-from persistent_runner.study.tables import NUMBER, Table
+from persistent_runner.study.tabular import NUMBER, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
