@@ -76,12 +76,21 @@ def _delimiters(value: object) -> object:
         raise ValueError(f"{error.message}; {error.remedy}") from None
 
 
-def _objective(value: str) -> str:
+def _function(value: str) -> str:
     file, _, function = value.rpartition(":")
     if not file.endswith(".py") or not function.isidentifier() or ".." in Path(file).parts or Path(file).is_absolute():
         raise ValueError(
             f'"{value}" does not name a function of the study\'s folder; write it as in "beam.py:objective"'
         )
+    return value
+
+
+def _relative_path(value: str) -> str:
+    path = PurePosixPath(value)
+    if not value.strip() or not value.isprintable() or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f'"{value}" is not a file below the working directory; write it as in "results/drag.csv"')
+    if path.parts[:1] == (".attempt",):
+        raise ValueError(f'"{value}" lies in the runner\'s own folder .attempt; write your results elsewhere')
     return value
 
 
@@ -91,7 +100,8 @@ Environment = Annotated[dict[str, str], AfterValidator(_env)]
 Softwares = Annotated[tuple[Software, ...], Field(strict=False), AfterValidator(_software)]
 Command = Annotated[str, BeforeValidator(_command)]
 Inputs = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_inputs)]
-PythonObjective = Annotated[str, AfterValidator(_objective)]
+FunctionName = Annotated[str, AfterValidator(_function)]
+RelativePath = Annotated[str, AfterValidator(_relative_path)]
 DelimiterPair = Annotated[Delimiters, BeforeValidator(_delimiters)]
 Direction = Literal["minimize", "maximize"]
 Text = Annotated[str, Field(min_length=1)]

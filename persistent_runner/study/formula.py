@@ -7,7 +7,9 @@ import functools
 import math
 import operator
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from persistent_runner.spelling import did_you_mean
 
@@ -100,6 +102,15 @@ class Formula:
     def __repr__(self) -> str:
         """Return the formula as it was written."""
         return f"Formula({self.text!r})"
+
+
+def _checked(value: str) -> str:
+    Formula(value)
+    return value
+
+
+FormulaText = Annotated[str, AfterValidator(_checked)]
+"""The text of a formula that is one."""
 
 
 def order(formulas: Mapping[str, Formula]) -> list[str]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import glob
-import inspect
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from persistent_runner.errors import ConfigError, TrialFailed
-from persistent_runner.spelling import did_you_mean
-from persistent_runner.study.results import read_metric
+from persistent_runner.errors import TrialFailed
+from persistent_runner.study.functions import load_functions
+from persistent_runner.study.readers import Readings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,10 +60,14 @@ class BoundTrial(Protocol):
 
 
 class CommandObjective:
-    """The objective that a study.toml describes: push the inputs, run the command, read the metrics."""
+    """The objective that a study.toml describes: push the inputs, run the command, read the metrics.
+
+    ConfigError where a function of a metric cannot be loaded.
+    """
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
+        self._functions = spec.functions
 
     def parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates and parameters.json get: constants, a trial's own, and what follows from them.
@@ -94,7 +94,8 @@ class CommandObjective:
                 work.pull(pattern)
         for name in spec.metric_files:
             work.pull(name)
-        metrics = {name: read_metric(extract, work.folder, name=name) for name, extract in spec.metrics.items()}
+        parameters = self.parameters(trial.params)
+        metrics = Readings(work.folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
         return Outcome(
             values=tuple(metrics[name] for name in spec.objective_names),
             metrics=metrics,
@@ -107,51 +108,6 @@ PythonObjective = Callable[[Any, Any], Any]
 
 
 def load_python_objective(spec: StudySpec) -> PythonObjective:
-    """Return the function that `[trial] objective = "file.py:function"` names.
-
-    The file is run once, from the study's folder, whose other modules it may import; no bytecode is left there.
-    Raises ConfigError where the file or the function is missing, or running the file fails (with its traceback).
-    """
-    name, _, function = (spec.trial.objective or "").rpartition(":")
-    path = spec.folder / name
-    if not path.is_file():
-        names = sorted(child.name for child in spec.folder.glob("*.py"))
-        raise ConfigError(f"[trial] objective: there is no file {path}; {did_you_mean(name, names)}")
-    module = _run(path)
-    found: PythonObjective | None = getattr(module, function, None)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise ConfigError(
-            f'[trial] objective: {name} has no function "{function}"; {did_you_mean(function, functions)}'
-        )
-    try:
-        inspect.signature(found).bind(None, None)
-    except TypeError:
-        raise ConfigError(
-            f"[trial] objective: {function} in {name} cannot be called as {function}(trial, work); "
-            f"write it as: def {function}(trial, work):"
-        ) from None
-    return found
-
-
-def _run(path: Path) -> ModuleType:
-    module = ModuleType(f"study_{path.stem}")
-    module.__file__ = str(path)
-    # dataclasses and pickle look their module up by name
-    sys.modules[module.__name__] = module
-    folder = str(path.parent)
-    if folder not in sys.path:
-        # last, so that a stranger's json.py does not stand in for ours
-        sys.path.append(folder)
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - the user's own objective
-    except (Exception, SystemExit) as error:
-        own = error.__traceback__.tb_next if error.__traceback__ else None
-        text = "".join(traceback.format_exception(type(error), error, own)).rstrip()
-        raise ConfigError(
-            f"[trial] objective: running {path} failed:\n{text}", remedy=f"Mend {path.name}; nothing was leased."
-        ) from error
-    finally:
-        sys.dont_write_bytecode = before
-    return module
+    """Return the function that `[trial] objective = "file.py:function"` names; ConfigError as `load_functions`."""
+    name = spec.trial.objective or ""
+    return load_functions(spec.folder, {name: "[trial] objective"}, ["trial", "work"])[name]

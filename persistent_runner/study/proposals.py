@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.trial import TrialState
 
 from persistent_runner.errors import RunnerError
@@ -12,8 +13,6 @@ from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.resume import Result, owner, tell
 
 if TYPE_CHECKING:
-    import optuna
-
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.run_folder import RunFolder
     from persistent_runner.study.spec import StudySpec
@@ -59,12 +58,15 @@ class Proposals:
         ours = {"run": self._run}
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             # Put in first and taken out by the ask, so that a crash at any moment leaves a trial that is known as ours.
-            self._study.enqueue_trial({}, user_attrs={USER_ATTRIBUTE: ours})
+            # Not by `enqueue_trial`: what was enqueued gets no cell of a grid.
+            waiting = optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={USER_ATTRIBUTE: ours})
+            self._study.add_trial(waiting)
         trial = self._study.ask()
         if owner(trial) != self._run:
             trial.set_user_attr(USER_ATTRIBUTE, ours)
         if self._designs is None:
             return trial, trial.params
+        _ = trial.relative_params  # where nsga2 and nsga3 note the generation, also of a design that was enqueued
         self._designs.suggest(trial)
         params = trial.params
         missed, what = self._designs.violation(params)

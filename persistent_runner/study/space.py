@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from persistent_runner.study.formula import Formula
+from persistent_runner.study.formula import FormulaText
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 # what Jinja2 takes for something else than a name
 _NO_NAMES = {"self", "true", "false", "none"}
-
-
-def _formula(value: str) -> str:
-    Formula(value)
-    return value
-
-
-FormulaText = Annotated[str, AfterValidator(_formula)]
 
 
 class _Named(BaseModel):

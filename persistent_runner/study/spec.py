@@ -16,8 +16,9 @@ from persistent_runner.lease.platform import Software
 from persistent_runner.render import check_templates, walk_inputs
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.design import DesignSpace
+from persistent_runner.study.extract import Extract, formula_mistakes
 from persistent_runner.study.fields import Direction
-from persistent_runner.study.results import Extract
+from persistent_runner.study.functions import Function, load_functions
 from persistent_runner.study.samplers import KEEP_SEED, grid, make_sampler, refusal
 from persistent_runner.study.space import KINDS, DerivedParameter, Identifier, Parameter, Varied
 from persistent_runner.study.tables import (
@@ -42,7 +43,6 @@ _TO_COME = {
     "": {"failures"},
     "study": {"reuse"},
     "trial": {"stall", "keep_outputs", "stage_ahead"},
-    "metrics": {"function", "expr"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 
@@ -113,7 +113,13 @@ class StudySpec(BaseModel):
     @property
     def metric_files(self) -> list[str]:
         """The files that the metrics read, each once."""
-        return list(dict.fromkeys(extract.file for extract in self.metrics.values()))
+        return list(dict.fromkeys(extract.file for extract in self.metrics.values() if extract.file is not None))
+
+    @functools.cached_property
+    def functions(self) -> dict[str, Function]:
+        """The functions that metrics name, by these names, loaded once; ConfigError as `load_functions`."""
+        wanted = {extract.function: f"[metrics.{name}] function" for name, extract in self.metrics.items()}
+        return load_functions(self.folder, {name: place for name, place in wanted.items() if name}, ["path"])
 
     @property
     def output_patterns(self) -> list[str]:
@@ -204,6 +210,8 @@ def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, A
             for name in parts.get(table, {}):
                 if name not in metrics:
                     yield [table, name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
+        if isinstance(space := tables.get("space", {}), dict):
+            yield from formula_mistakes(parts.get("metrics", {}), list(space))
     if "space" in parts and not any(isinstance(item, Varied) for item in parts["space"].values()):
         yield ["space"], 'there is nothing to vary; write x = { type = "float", low = 0.0, high = 1.0 }'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from persistent_runner.duration import Duration
 from persistent_runner.lease.platform import Software
@@ -14,16 +14,17 @@ from persistent_runner.study.fields import (
     Command,
     DelimiterPair,
     Environment,
+    FunctionName,
     Inputs,
-    PythonObjective,
+    RelativePath,
     Softwares,
     Storage,
     StudyName,
     Text,
 )
-from persistent_runner.study.results import relative_path
+from persistent_runner.study.formula import FormulaText
 from persistent_runner.study.samplers import SamplerChoice
-from persistent_runner.study.space import Constant, FormulaText, Identifier
+from persistent_runner.study.space import Constant, Identifier
 
 
 class Table(BaseModel):
@@ -94,11 +95,11 @@ class TrialTable(Table):
 
     inputs: Inputs = ()
     command: Command | None = None
-    objective: PythonObjective | None = None
+    objective: FunctionName | None = None
     cores: Annotated[int, Field(ge=1)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
     timeout: Duration | None = None
-    outputs: Annotated[tuple[Annotated[str, AfterValidator(relative_path)], ...], Field(strict=False)] = ()
+    outputs: Annotated[tuple[RelativePath, ...], Field(strict=False)] = ()
     template: TemplateTable = TemplateTable()
 
     @model_validator(mode="after")

@@ -6,10 +6,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import noop, orphans
+from tests.benchmarks import noop, orphans, readers
 from tests.openssh import SSHD, WHY_NOT
 
-NAMES = ("noop", "orphans")
+NAMES = ("noop", "orphans", "readers")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
@@ -23,6 +23,9 @@ with tempfile.TemporaryDirectory() as folder:
     for name in options.names or ["noop"]:
         if name == "orphans":
             print(orphans.table(orphans.measure(Path(folder), 1 if options.quick else options.repeats)))
+        elif name == "readers":
+            sizes = (100, 5_000_000) if options.quick else (1000, 50_000_000)
+            print(readers.table(readers.measure(Path(folder), *sizes)))
         elif SSHD is None:
             parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
         else:

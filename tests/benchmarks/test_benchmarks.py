@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import noop, orphans
+from tests.benchmarks import noop, orphans, readers
 from tests.openssh import SSHD, WHY_NOT
 
 if TYPE_CHECKING:
@@ -46,3 +46,13 @@ def test_the_table_counts_what_is_late_and_doubled_and_tells_what_was_not_played
     *_, sums, unplayed = orphans.table(runs).splitlines()
     assert sums.split() == ["all", "2", "2", "1", "1"]
     assert unplayed == "not played out: the driver ended with 0"
+
+
+def test_the_readers_and_the_plain_ways_find_the_same(tmp_path: Path) -> None:
+    """Each kind of output is read both ways; a row says whether a thousand of them take less than a second."""
+    rows = readers.measure(tmp_path, 2, 20_000)
+    assert all(row.ours > 0 for row in rows)
+    slow = readers.Row("slow", 0.0011, 0.0022, 0.001)
+    *_, first, last = readers.table([rows[-1], slow]).splitlines()
+    assert first.startswith("csv of 0.02 MB, ten metrics")
+    assert last.split() == ["slow", "1.100", "ms", "2.200", "ms", "0.50", "1", "ms", "MISSED"]

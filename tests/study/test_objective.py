@@ -169,9 +169,31 @@ def test_a_failing_command_is_the_trials_failure(study: Path, work: OwnMachine) 
     assert not list(work.folder.iterdir())
 
 
-def python_study(study: Path, code: str, name: str = "beam.py:objective") -> StudySpec:
-    (study / "study.toml").write_text(HEAD + f'[trial]\nobjective = "{name}"\n[objectives]\nmass = "minimize"\n')
-    (study / "beam.py").write_text(code)
+METRICS = """
+[metrics.worst]
+file = "out.csv"
+function = "post.py:worst"
+[metrics.files]
+function = "post.py:files"
+[metrics.efficiency]
+expr = "area / (mass * length * width)"
+[objectives]
+"""
+POST = """\
+import csv
+
+def worst(path):
+    with open(path) as file:
+        return max(float(row["area"]) for row in csv.DictReader(file))
+
+def files(folder):
+    return len(list(folder.iterdir()))
+"""
+
+
+def with_functions(study: Path, code: str = POST, metrics: str = METRICS) -> StudySpec:
+    (study / "study.toml").write_text(HEAD + COMMAND.replace("[objectives]\n", metrics))
+    (study / "post.py").write_text(code)
     return StudySpec.load(study)
 
 
@@ -182,6 +204,65 @@ def _own_modules() -> Any:
     sys.path[:] = path
     for name in set(sys.modules) - modules:
         del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_own_modules")
+def test_metrics_by_functions_and_formulas(study: Path, work: OwnMachine) -> None:
+    """A function sees the file or all that was pulled; a formula uses numbers, parameters and constants."""
+    spec = with_functions(study)
+    outcome = CommandObjective(spec)(ask(spec, width=1.5, alloy="$(id)"), work)
+    assert outcome.metrics == {"lift": 2.0, "area": 4.5, "mass": 3.0, "worst": 4.5, "files": 3.0, "efficiency": 1 / 3}
+    assert list(outcome.metrics) == list(spec.metrics)
+    assert work.ran[0][2] == ["*.log", "out.json", "out.csv"]
+
+
+@pytest.mark.usefixtures("_own_modules")
+def test_a_function_that_fails_is_the_trials_failure(study: Path, work: OwnMachine) -> None:
+    """The user's own line is named, not the library's below it, and the study goes on."""
+    spec = with_functions(study, POST.replace('row["area"]', 'json.loads("nan?")').replace("csv\n", "csv, json\n", 1))
+    with pytest.raises(ResultMissing) as caught:
+        CommandObjective(spec)(ask(spec, width=1.5, alloy="$(id)"), work)
+    assert caught.value.message == (
+        "metric worst: out.csv: post.py:worst failed: json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0) "
+        '(post.py, line 5, in <genexpr>: return max(float(json.loads("nan?")) for row in csv.DictReader(file)))'
+    )
+    spec = with_functions(study, POST.replace("len(list(folder.iterdir()))", "exit(2)"))
+    with pytest.raises(ResultMissing, match=r"metric files: post.py:files failed: SystemExit: 2 \(post\.py, line 8"):
+        CommandObjective(spec)(ask(spec, width=1.5, alloy="$(id)"), work)
+
+
+@pytest.mark.usefixtures("_own_modules")
+@pytest.mark.parametrize(
+    ("code", "metrics", "message"),
+    [
+        (
+            POST,
+            METRICS.replace("post.py:files", "pots.py:files"),
+            r'\[metrics\.files\] function: .*did you mean "post\.py"',
+        ),
+        (
+            POST,
+            METRICS.replace("post.py:files", "post.py:file"),
+            r'post\.py has no function "file"; did you mean "files"',
+        ),
+        (POST.replace("folder):", "):"), METRICS, r"\[metrics\.files\] function: .* cannot be called as files\(path\)"),
+        ("1 / 0", METRICS, r"\[metrics\.worst\] function: running (?s:.*)ZeroDivisionError"),
+    ],
+)
+def test_a_function_that_is_not_there_is_told_before_money_is_spent(
+    study: Path, code: str, metrics: str, message: str
+) -> None:
+    """It is loaded when the objective is made, not when the first trial ends."""
+    spec = with_functions(study, code, metrics)
+    with pytest.raises(ConfigError, match=message) as caught:
+        CommandObjective(spec)
+    assert caught.value.exit_code == 2
+
+
+def python_study(study: Path, code: str, name: str = "beam.py:objective") -> StudySpec:
+    (study / "study.toml").write_text(HEAD + f'[trial]\nobjective = "{name}"\n[objectives]\nmass = "minimize"\n')
+    (study / "beam.py").write_text(code)
+    return StudySpec.load(study)
 
 
 @pytest.mark.usefixtures("_own_modules")

@@ -164,6 +164,32 @@ def test_every_key(folder: Path) -> None:
     assert isinstance(spec.make_sampler(3), optuna.samplers.RandomSampler)
 
 
+def test_metrics_without_a_file(folder: Path) -> None:
+    """What is calculated or reads the whole folder has nothing to be pulled; functions are loaded once, when used."""
+    text = GOOD.replace(
+        "[objectives]",
+        """[metrics.mass]
+file = "field.bin"
+function = "post.py:mass"
+[metrics.count]
+function = "post.py:count"
+[metrics.ratio]
+expr = "drag / (mass * chord * thickness)"
+[objectives]""",
+    )
+    spec = load(folder, text, "metrics.drag.column=2")
+    assert spec.metric_files == spec.output_patterns == ["report.csv", "field.bin"]
+    assert spec.metrics["drag"].column == 2
+    (folder / "post.py").write_text(
+        "from pathlib import Path\n"
+        "with (Path(__file__).parent / 'loaded').open('a') as file: file.write('x')\n"
+        "def mass(path): return 1\ndef count(path): return 2\n"
+    )
+    assert [spec.functions[name](None) for name in ("post.py:mass", "post.py:count")] == [1, 2]
+    assert spec.functions is spec.functions
+    assert (folder / "loaded").read_text() == "x"
+
+
 def test_the_sampler_is_optunas(folder: Path) -> None:
     """`tpe` is Optuna's own, and the same seed proposes the same."""
     spec = load(folder)
@@ -271,11 +297,21 @@ def test_all_mistakes_are_told_together(folder: Path) -> None:
         ("chord = 2.0", "lambda = 2.0", "is no name"),
         ('thickness = { type = "float", low = 0.05, high = 0.20 }', "thickness = 1", "[space] (line 11): there is nothing to vary"),
         # metrics and objectives
-        ('column = "cd"', "", "[metrics.drag] (line 20): needs exactly one of column, regex and json"),
+        ('column = "cd"', "", "[metrics.drag] (line 20): needs exactly one of column, regex, json, function and expr"),
         ('column = "cd"', 'colum = "cd"', '[metrics.drag] colum (line 22): there is no such key; did you mean "column"?'),
         ('column = "cd"', 'json_path = "cd"', "there is no such key"),
-        ('column = "cd"', "regex = '('", "regex is no regular expression"),
-        ('column = "cd"', "regex = 'cd'", "regex has 0 groups"),
+        ('column = "cd"', "regex = '('", "[metrics.drag] regex (line 22): is no regular expression"),
+        ('column = "cd"', "regex = 'cd'", "[metrics.drag] regex (line 22): has 0 groups"),
+        ('column = "cd"', "column = 0", "[metrics.drag] column (line 22): 0 is no column; they are counted from 1"),
+        ('column = "cd"', "column = true", "must be a column's name in quotes, or its number, from 1"),
+        ('column = "cd"', "regex = '(a)'\nmatch = '1'", '[metrics.drag] match (line 23): must be a whole number, not "1"'),
+        ('column = "cd"', "regex = '(a)'\nmach = 1", '[metrics.drag] mach (line 23): there is no such key; did you mean "match"?'),
+        ('file = "report.csv"\n', "", "[metrics.drag] (line 20): column reads a file, and none is named"),
+        ('column = "cd"', 'function = "post.drag"', '[metrics.drag] function (line 22): "post.drag" does not name a function'),
+        ('column = "cd"', 'expr = "2 * lift"', "expr calculates from other metrics and parameters; remove file"),
+        ('file = "report.csv"\ncolumn = "cd"', 'expr = "2 ^ 3"', "[metrics.drag] expr (line 21): '2 ^ 3': a power is written **"),
+        ('file = "report.csv"\ncolumn = "cd"', 'expr = "2 * cord"', '[metrics.drag] expr (line 21): 2 * cord: there is no metric and no parameter "cord"; did you mean "chord"?'),
+        ('file = "report.csv"\ncolumn = "cd"', 'expr = "2 * drag"', "[metrics]: an expr goes in a circle: drag -> drag; break it"),
         ('"report.csv"', '"/report.csv"', "[metrics.drag] file (line 21)"),
         ('[metrics.drag]\nfile = "report.csv"\ncolumn = "cd"', "", "[metrics]: is missing; say how a number is read"),
         ('"minimize"', '"min"', 'must be "minimize" or "maximize", not "min"'),
@@ -283,6 +319,7 @@ def test_all_mistakes_are_told_together(folder: Path) -> None:
         # tables
         ("[objectives]", "[objective]", 'there is no such table; did you mean "objectives"?'),
         ("[study]", "[[study]]", "[study] (line 2): must be a table"),
+        ("[space]", "[[space]]", "[space] (line 11): must be a table"),
         # inputs and templates
         ('"case/"', '"cse/"', '[trial] inputs (line 16): input "cse/" is not there; in'),
         ('"case/"', '"/etc/"', '"/etc/" is not below or beside the study\'s folder'),
@@ -306,8 +343,6 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
         ("[trial]", '[trial]\nstall = "1m"'),
         ("[trial]", '[trial]\nkeep_outputs = "all"'),
         ("[trial]", "[trial]\nstage_ahead = 1"),
-        ('column = "cd"', 'function = "post.py:drag"'),
-        ('column = "cd"', 'expr = "2 * lift"'),
         ("[space]", "[failures]\n[space]"),
     ],
 )

@@ -1,0 +1,105 @@
+"""[metrics.NAME] as a frozen model: the rule that finds a number, and what makes a rule impossible."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from persistent_runner.spelling import did_you_mean
+from persistent_runner.study.fields import FunctionName, RelativePath
+from persistent_runner.study.formula import Formula, FormulaText, order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Self
+
+
+def _column(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be a column's name in quotes, or its number, from 1, without them")  # noqa: TRY004 - pydantic takes ValueError alone
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{value} is no column; they are counted from 1")
+    return value
+
+
+def _regex(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"has {groups} groups; put ( ) around the number only, and (?: ) around others")
+    return value
+
+
+class Extract(BaseModel):
+    """[metrics.NAME]: the rule that finds a number, the file that it stands in, and which of several is taken.
+
+    `column` is a column of a table (commas, semicolons, tabs or blanks), by its name or its number from 1. `regex` has
+    one group, and `^ $` mean a line; `match` says which match counts, from 1, or from the end with -1. `json` is a path
+    such as `forces.0.cd`. `function` is a Python function of the study's folder, called on the driver with the path of
+    `file`, or of the trial's folder, by several threads where several trials run at a time. `expr` is a formula over
+    other metrics and the trial's parameters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    file: RelativePath | None = None
+    column: Annotated[str | int, BeforeValidator(_column)] | None = None
+    regex: Annotated[str, AfterValidator(_regex)] | None = None
+    # `json` is a method of every pydantic model
+    json_path: str | None = Field(None, alias="json")
+    function: FunctionName | None = None
+    expr: FormulaText | None = None
+    match: int | None = None
+    reduce: Literal["first", "last", "min", "max", "mean"] = "last"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rules = self._rules
+        if len(rules) != 1 or not str(*rules.values()).strip():
+            raise ValueError('needs exactly one of column, regex, json, function and expr, such as column = "drag"')
+        (rule,) = rules
+        if rule in {"column", "regex", "json"} and self.file is None:
+            raise ValueError(f'{rule} reads a file, and none is named; write it as in file = "report.csv"')
+        if rule == "expr" and self.file is not None:
+            raise ValueError("expr calculates from other metrics and parameters; remove file")
+        if rule in {"function", "expr"} and "reduce" in self.model_fields_set:
+            raise ValueError(f"{rule} gives one number; remove reduce")
+        if self.match is not None:
+            if rule != "regex":
+                raise ValueError(f"match counts the matches of a regex; remove it, {rule} has none")
+            if "reduce" in self.model_fields_set:
+                raise ValueError("match and reduce both choose among the matches; remove one of them")
+            if self.match == 0:
+                raise ValueError("match counts from 1, or from the end with -1; 0 is neither")
+        return self
+
+    @property
+    def _rules(self) -> dict[str, str | int]:
+        rules = {"column": self.column, "regex": self.regex, "json": self.json_path}
+        rules |= {"function": self.function, "expr": self.expr}
+        return {key: value for key, value in rules.items() if value is not None}
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, for messages."""
+        ((key, value),) = self._rules.items()
+        return f'column "{value}"' if isinstance(self.column, str) else f"{key} {value}"
+
+
+def formula_mistakes(metrics: Mapping[str, Extract], parameters: Sequence[str]) -> Iterator[tuple[list[str], str]]:
+    """Yield (keys, what) for each `expr` that cannot work: names that are not there, or are two things; circles."""
+    formulas = {name: Formula(extract.expr) for name, extract in metrics.items() if extract.expr is not None}
+    known = [*metrics, *parameters]
+    for name, formula in formulas.items():
+        for unknown in sorted(formula.names - set(known)):
+            what = f'{formula.text}: there is no metric and no parameter "{unknown}"; {did_you_mean(unknown, known)}'
+            yield ["metrics", name, "expr"], what
+        for twice in sorted(formula.names & metrics.keys() & set(parameters)):
+            yield ["metrics", name, "expr"], f"{formula.text}: {twice} is a metric and a parameter; rename one of them"
+    try:
+        order(formulas)
+    except ValueError as error:
+        yield ["metrics"], f"an expr {error}; break it"
