@@ -30,6 +30,14 @@ def needs(*programs: str, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"no {', '.join(missing)} here (Debian: apt install {package})")
 
 
+def mpi_compiles() -> bool:
+    """Whether a program with MPI can be made here: Debian's openmpi-bin has the compiler, but not its headers."""
+    if shutil.which("mpirun") is None or shutil.which("mpicc") is None:
+        return False
+    command = ["mpicc", "-E", "-x", "c", "-"]
+    return subprocess.run(command, input=b"#include <mpi.h>\n", capture_output=True, check=False).returncode == 0
+
+
 class Study:
     """A study's folder, and the folder in which its setup and its trials run, each in one of its own."""
 
