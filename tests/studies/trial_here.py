@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from persistent_runner.render import render_inputs, walk_inputs
-from persistent_runner.study.formula import Formula
-from persistent_runner.study.results import Extract, read_metric
+from persistent_runner.study.design import DesignSpace
+from persistent_runner.study.extract import Extract
+from persistent_runner.study.readers import Readings
+from persistent_runner.study.space import Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,18 +59,16 @@ class Study:
 
     def parameters(self, varied: dict[str, Any]) -> dict[str, Any]:
         """Return what a template gets: what is varied, the constants and the derived."""
-        space = self.toml["space"]
-        values = {name: value for name, value in space.items() if not isinstance(value, dict)} | varied
-        assert values.keys() | {name for name, value in space.items() if "expr" in str(value)} == space.keys()
-        return values | {name: Formula(space[name]["expr"])(values) for name in space if name not in values}
+        space: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Parameter])
+        return DesignSpace(space.validate_python(self.toml["space"])).complete(varied)
 
     def trial(self, hosts: str = HOSTS, **varied: Any) -> dict[str, float]:
         """Run one trial to its end; return its metrics."""
         self._trials += 1
         folder = self.work / f"{self._trials:05}"
         self._run(self.toml["trial"], folder, self.parameters(varied), hosts)
-        extracts = {name: Extract.model_validate(rule) for name, rule in self.toml["metrics"].items() if "file" in rule}
-        return {name: read_metric(extract, folder, name=name) for name, extract in extracts.items()}
+        extracts = {name: Extract.model_validate(rule) for name, rule in self.toml["metrics"].items()}
+        return Readings(folder, extracts, parameters=self.parameters(varied)).numbers()
 
     def feasible(self, metrics: dict[str, float]) -> bool:
         """Whether all constraints of study.toml hold."""
