@@ -44,6 +44,10 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.option("--check", is_flag=True, help="Lease nothing: validate, render trial 0, show job, nodes and price.")
 @click.option("--keep", metavar="DURATION", help="Leave the cluster to the next study for so long: 30m.")
 @click.option("--force-stop", is_flag=True, help="End the cluster without waiting for its files to be saved.")
+@click.option("--new", metavar="NAME", help="Begin a new study under this name.")
+@click.option("--accept-changed", is_flag=True, help="Go on though deck, setup, command or readers have changed.")
+@click.option("--retry-failed", is_flag=True, help="Run the designs of failed trials again; accepts changes.")
+@click.option("--reread", "read_again", is_flag=True, help="Read all results anew out of the kept files; runs nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object (that of summary.json).")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings only.")
@@ -51,6 +55,8 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.version_option(package_name="persistent_runner")
 def run_study(study: str, check: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Run the study of a folder or a file."""
+    if (new := options.pop("new")) is not None:
+        options["sets"] = (*options["sets"], f"study.name={json.dumps(new)}")
     with _ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
         if check:
             _check(study, as_json=as_json, **options)
@@ -79,11 +85,11 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
     return run.exit_code
 
 
-def _check(study: str, *, as_json: bool, force_stop: bool, keep: str | None, yes: bool, **options: Any) -> None:
-    del force_stop, keep, yes  # nothing is leased
+def _check(study: str, *, as_json: bool, **options: Any) -> None:
     from persistent_runner.check import check_study
 
-    found = check_study(study, **options)
+    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again"}
+    found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

@@ -33,11 +33,11 @@ _BUSY = timedelta(minutes=40)  # how long HTCondor, too, lets a job run whose su
 _BUSY_MARGIN = timedelta(minutes=5)
 
 
-def limits_of(spec: StudySpec) -> Limits:
-    """Return when a study stops asking."""
+def limits_of(spec: StudySpec, total: int) -> Limits:
+    """Return when a study stops asking: at `total` settled trials, or before."""
     most = spec.study.max_time
     return Limits(
-        spec.study.n_trials,
+        total,
         max_seconds=most.total_seconds() if most else None,
         max_consecutive_failures=spec.study.max_consecutive_failures,
     )

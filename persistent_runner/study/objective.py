@@ -94,8 +94,12 @@ class CommandObjective:
                 work.pull(pattern)
         for name in spec.metric_files:
             work.pull(name)
-        parameters = self.parameters(trial.params)
-        metrics = Readings(work.folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
+        return self.read(trial.params, work.folder)
+
+    def read(self, params: Mapping[str, Any], folder: Path) -> Outcome:
+        """Return what the files of a trial say, below its local folder; ResultMissing where a number is not there."""
+        spec, parameters = self._spec, self.parameters(params)
+        metrics = Readings(folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
         return Outcome(
             values=tuple(metrics[name] for name in spec.objective_names),
             metrics=metrics,

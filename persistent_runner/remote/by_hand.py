@@ -1,0 +1,28 @@
+"""The way onto a node for a person with OpenSSH's client."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def ssh_line(connection: Any, directory: str, known_hosts: Path) -> str:
+    """Return the command line that leads into a directory of a connection's node; writes the host's proven keys."""
+    identity = connection.identity
+    node = identity.node
+    host = f"[{node.address}]:{node.port}" if node.port != 22 else node.address
+    known_hosts.write_text("".join(f"{host} {line}\n" for line in sorted(identity.accepted or {identity.seen})))
+    remote = f"cd {shlex.quote(directory)} && exec ${{SHELL:-sh}} -l"
+    words = ["ssh", "-t", "-i", identity.key_name, "-p", str(node.port)]
+    words += [
+        "-o",
+        f"UserKnownHostsFile={known_hosts}",
+        "-o",
+        "IdentitiesOnly=yes",
+        f"{node.user}@{node.address}",
+        remote,
+    ]
+    return shlex.join(words)
