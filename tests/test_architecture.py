@@ -41,6 +41,8 @@ FLOORS = {
     "printable": 1,
     "account": 1,
     "render": 1,
+    "formats": 1,
+    "inputs": 1,
     "duration": 1,
     "interrupts": 1,
     "spelling": 1,

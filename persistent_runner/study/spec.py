@@ -19,8 +19,9 @@ from pydantic import (
 
 from persistent_runner.duration import Duration
 from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import walk_inputs
 from persistent_runner.lease.platform import Software
-from persistent_runner.render import DEFAULT_DELIMITERS, check_templates, walk_inputs
+from persistent_runner.render import DEFAULT_DELIMITERS, check_templates
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.fields import (
     Command,
@@ -247,7 +248,8 @@ def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -
         yield ["objectives"], 'is empty; write what is to be optimised, such as drag = "minimize"'
     if "setup" in parts:
         try:
-            for file in walk_inputs(folder, parts["setup"].inputs):
+            files = walk_inputs(folder, parts["setup"].inputs)
+            for file in files:
                 if file.template:
                     yield (
                         ["setup", "inputs"],
