@@ -43,6 +43,7 @@ FLOORS = {
     "render": 1,
     "formats": 1,
     "inputs": 1,
+    "scripts": 1,
     "duration": 1,
     "interrupts": 1,
     "spelling": 1,

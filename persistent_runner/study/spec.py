@@ -22,6 +22,7 @@ from persistent_runner.errors import ConfigError
 from persistent_runner.inputs import walk_inputs
 from persistent_runner.lease.platform import Software
 from persistent_runner.render import DEFAULT_DELIMITERS, check_templates
+from persistent_runner.scripts import script_mistakes
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.fields import (
     Command,
@@ -255,6 +256,8 @@ def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -
                         ["setup", "inputs"],
                         f"{file.source.name} is a template; the setup has no parameters: drop .j2",
                     )
+            for what in script_mistakes(files, parts["setup"].command):
+                yield ["setup", "command"], what
         except ConfigError as error:
             yield ["setup", "inputs"], str(error)
 
@@ -282,6 +285,8 @@ def _trial_files(
     """Yield what is wrong with the inputs, and with their templates where the space is known."""
     try:
         files = walk_inputs(folder, trial.inputs)
+        for what in script_mistakes(files, trial.command or ""):
+            yield ["trial", "command"], what
         if space is not None:
             check_templates(files, space, trial.template.delimiters)
     except ConfigError as error:
