@@ -16,9 +16,9 @@
     4  pool.py                                 trials onto nodes
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | workdir
-    1  errors.py  recovery.py  redaction.py  settings.py  account.py  render.py  duration.py  interrupts.py
-       spelling.py  background.py  printable.py  crash.py
+    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer explain | workdir
+    1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
+       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

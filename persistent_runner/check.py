@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import LINK_MODE, walk_inputs
 from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.meter import Cost
 from persistent_runner.plan import (
@@ -81,14 +82,21 @@ def _render(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[s
     """Write the working directory that a trial with these parameters would get; return its files."""
     files = rendered(spec, parameters)
     files.append(("parameters.json", json.dumps(parameters, indent=1).encode() + b"\n", 0o644))
+    big = [file for file in walk_inputs(spec.folder, spec.trial.inputs) if file.shared]
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier check
     try:
         for name, data, mode in files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            if mode == LINK_MODE:
+                target.symlink_to(data.decode())
+                continue
             target.write_bytes(data)
             if sys.platform != "win32":
                 target.chmod(mode)
+        for file in big:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.source, folder / file.path)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}", remedy="Choose --runs-dir DIR.") from None
-    return [str(folder / name) for name, _, _ in files]
+    return [str(folder / name) for name in [*(name for name, _, _ in files), *(file.path for file in big)]]

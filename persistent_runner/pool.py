@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, NoCapacity
+from persistent_runner.inputs import checksum, walk_inputs
 from persistent_runner.remote.by_hand import ssh_line
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
-from persistent_runner.render import walk_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ class Pool:
         if setup is None:
             return
         files = walk_inputs(setup.folder, setup.inputs)
-        content = [(file.path, file.mode, hashlib.sha256(file.source.read_bytes()).hexdigest()) for file in files]
+        content = [(file.path, file.mode, checksum(file)) for file in files]
         digest = hashlib.sha256(repr((content, setup.command)).encode()).hexdigest()[:12]
         workdir = self._workdir(f"setup-{digest}", 0, self._folder / "setup", setup.folder, "the setup")
         log.info("setup: %s", setup.command.strip().splitlines()[0] if setup.command.strip() else "files")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.render import walk_inputs
+from persistent_runner.inputs import walk_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
