@@ -16,13 +16,8 @@ def ssh_line(connection: Any, directory: str, known_hosts: Path) -> str:
     host = f"[{node.address}]:{node.port}" if node.port != 22 else node.address
     known_hosts.write_text("".join(f"{host} {line}\n" for line in sorted(identity.accepted or {identity.seen})))
     remote = f"cd {shlex.quote(directory)} && exec ${{SHELL:-sh}} -l"
-    words = ["ssh", "-t", "-i", identity.key_name, "-p", str(node.port)]
-    words += [
-        "-o",
-        f"UserKnownHostsFile={known_hosts}",
-        "-o",
-        "IdentitiesOnly=yes",
-        f"{node.user}@{node.address}",
-        remote,
-    ]
+    # OpenSSH takes several files there, and reads %, quotes and backslashes in their names.
+    file = str(known_hosts).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    words = ["ssh", "-t", "-i", identity.key_name, "-p", str(node.port), "-o", "IdentitiesOnly=yes"]
+    words += ["-o", f'UserKnownHostsFile="{file}"', f"{node.user}@{node.address}", remote]
     return shlex.join(words)

@@ -7,6 +7,7 @@ import signal
 
 from persistent_runner.printable import printable
 
+_LAST_LINES = 10  # of a log that are shown
 _LINES = 20  # at the end of a log, in which a shell says what it could not run
 _FAILED_LINE = re.compile(r"^persistent_runner: line (\d+) failed: (.*)$\n?", re.MULTILINE)  # see agent.py
 _LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
@@ -32,14 +33,20 @@ def explained(code: int, log: bytes) -> tuple[str, str]:
     return f" ({code}: {printable(what)})" if what else "", remedy
 
 
-def failed_line(log: bytes) -> tuple[str, str]:
-    """Return the line of a command that failed, as bash said it, and the log's end without that; empty where unsaid."""
+def failed_step(command: str, log: bytes) -> tuple[str, str]:
+    """Return the line of a command that failed, as bash said it, and the last lines of its log, for a message.
+
+    Where nobody said which one it was, it is the command's first line.
+    """
     text = printable(log)
-    found = list(_FAILED_LINE.finditer(text))
-    if not found:
-        return "", text
-    last = found[-1]
-    return f"{last[2].strip()}` (line {last[1]} of the command)", text[: last.start()] + text[last.end() :]
+    said = list(_FAILED_LINE.finditer(text))
+    if said:
+        step = f"`{said[-1][2].strip()}` (line {said[-1][1]} of the command)"
+        text = text[: said[-1].start()] + text[said[-1].end() :]
+    else:
+        step = f"`{next(iter(command.strip().splitlines()), '')}`"
+    lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return step, "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
 
 
 def _meaning(code: int, lines: list[str]) -> tuple[str, str]:

@@ -27,7 +27,7 @@ from persistent_runner.errors import (
 from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
 from persistent_runner.printable import printable
 from persistent_runner.remote import agent, transfer
-from persistent_runner.remote.explain import explained, failed_line
+from persistent_runner.remote.explain import explained, failed_step
 from persistent_runner.remote.link import RequestRefused
 from persistent_runner.render import Delimiters, render_inputs
 
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 _IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
-_LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
 _MISREAD = re.compile(r"[\\\0\n\r:]")
 _KEPT_LOG = re.compile(r"command-\d+\.log", re.IGNORECASE)
@@ -99,6 +98,7 @@ class WorkDir:
         self._setup = setup
         self._delimiters = delimiters or Delimiters()
         self._parameters: dict[str, Any] = {}
+        self._sent: set[str] = {"parameters.json"}
         self._pushed: dict[str, tuple[bytes | SharedFile, int]] = {}
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
@@ -160,6 +160,7 @@ class WorkDir:
             if "parameters.json" in self._pushed:  # for people, beside the results
                 (self.folder / "parameters.json").write_bytes(self._parameters_json())
         files = [(path, data, mode) for path, (data, mode) in sorted(self._pushed.items())]
+        self._sent |= self._pushed.keys()
         self._pushed = {}
         digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
         for path, data, mode in files:
@@ -213,6 +214,12 @@ class WorkDir:
                 else:
                     found.append(self._bring(output))
         return found
+
+    def left(self) -> dict[str, int]:
+        """Return name and size in bytes of each file that is there now and was not pushed."""
+        with self._machine():
+            there = self._list(["**/*"], checksums=False)
+        return {found.path: found.size_bytes for found in there if found.path not in self._sent}
 
     def stop(self) -> None:
         """End the running command's process tree; this attempt counts as lost. Called from another thread."""
@@ -333,10 +340,8 @@ class WorkDir:
             path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:
             return CommandResult(ended.code, ended.seconds, ended.peak_bytes, path)
-        step, text = failed_line(ended.log_tail)
-        lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
-        told = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
-        what = f"{self._label}: `{step or (command.strip().splitlines() or [''])[0] + '`'}"
+        step, told = failed_step(command, ended.log_tail)
+        what = f"{self._label}: {step}"
         remedy = f"The whole log: {path}"
         if ended.state == "timeout":
             raise CommandTimedOut(
