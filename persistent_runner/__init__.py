@@ -10,7 +10,7 @@
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands | faults fault_kinds answers shown control journal durations
-    5  study/    spec fields toml space extract formula | objective functions readers tables results
+    5  study/    spec fields toml space extract formula | objective functions readers tables results schema reference
          loop tenure outbox progress resume returned | run_folder storage spending summary
        rescale/  api fields | client catalogue states transport
     4  pool.py                                 trials onto nodes

@@ -309,6 +309,19 @@ def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_
         sys.exit(found.findings.exit_code)
 
 
+@main.command()
+@click.option("--markdown", is_flag=True, help="Print the reference page of every key instead.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of study.toml, by which an editor completes its keys and underlines mistakes.
+
+    Written to study.schema.json beside a study, a first line of study.toml names it: #:schema ./study.schema.json
+    """
+    from persistent_runner.study.reference import reference_page
+    from persistent_runner.study.schema import study_schema
+
+    click.echo(reference_page() if markdown else json.dumps(study_schema(), indent=1) + "\n", nl=False)
+
+
 @contextlib.contextmanager
 def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
     from rich.console import Console

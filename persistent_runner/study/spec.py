@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.inputs import walk_inputs
@@ -54,17 +55,25 @@ class StudySpec(BaseModel):
     """A whole study.toml. `file` is the file, `folder` the study's folder that inputs are relative to."""
 
     model_config = Table.model_config
-    file: Path
+    file: SkipJsonSchema[Path]
     study: StudyTable
     cluster: ClusterTable
     setup: SetupTable = SetupTable()
     space: dict[Identifier, Parameter] = {}
+    """[space]: what the sampler varies, in Optuna's own words, the constants beside it, and what follows from both."""
     trial: TrialTable
     metrics: dict[Identifier, Extract] = {}
-    objectives: dict[Identifier, Direction]
+    """[metrics]: how each number is read from what a trial leaves, in a table of its own: `[metrics.NAME]`."""
+    objectives: dict[Identifier, Direction] = Field(
+        examples=[{"drag": "minimize", "lift": "maximize"}], json_schema_extra={"minProperties": 1}
+    )
+    """[objectives]: what is optimised, each metric with its direction; their order is the order of the values."""
     constraints: dict[Identifier, Bounds] = {}
-    start: tuple[Design, ...] = ()
-    baseline: Design = {}
+    """[constraints]: what a design must keep to, each metric with its bounds."""
+    start: tuple[Design, ...] = Field(default=(), examples=[[{"thickness": 0.1}]])
+    """[[start]]: designs that are tried first, each under a header of its own. What is left out is the sampler's."""
+    baseline: Design = Field(default={}, examples=[{"thickness": 0.12}])
+    """[baseline]: the design that runs before everything else. What is left out is the sampler's."""
 
     @classmethod
     def load(cls, path: Path, sets: Sequence[str] = ()) -> StudySpec:
