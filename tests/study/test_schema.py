@@ -119,7 +119,8 @@ def test_the_examples_of_others_are_accepted() -> None:
 )
 def test_what_the_models_accept_is_accepted(study: Path, given: str) -> None:
     """No editor underlines what would run: the schema never asks for more than the models."""
-    sets = [given, "trial.inputs=[]"]  # no templates: they would have to use each parameter
+    # no templates: they would have to use each parameter
+    sets = ["trial.command=solver deck.inp", "trial.inputs=[]", given]
     StudySpec.load(study, sets)
     assert mistakes(read(study, sets).data) == []
 
