@@ -49,6 +49,7 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.option("--accept-changed", is_flag=True, help="Go on though deck, setup, command or readers have changed.")
 @click.option("--retry-failed", is_flag=True, help="Run the designs of failed trials again; accepts changes.")
 @click.option("--reread", "read_again", is_flag=True, help="Read all results anew out of the kept files; runs nothing.")
+@click.option("--no-pilot", is_flag=True, help="The deck is proven: do not let the first trial run alone.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object (that of summary.json).")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings only.")
@@ -91,7 +92,7 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
 def _check(study: str, *, as_json: bool, **options: Any) -> int:
     from persistent_runner.check import check_study
 
-    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again"}
+    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again", "no_pilot"}
     found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
     wrong = sum(reading["value"] is None for reading in found["readings"])
     if as_json:

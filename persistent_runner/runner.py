@@ -202,6 +202,7 @@ def run_study(
     accept_changed: bool = False,
     retry_failed: bool = False,
     read_again: bool = False,
+    no_pilot: bool = False,
     confirm: Callable[[str, bool], None] = lambda line, _: log.info(line),
     display: Callable[[str, ClusterLease], contextlib.AbstractContextManager[Any]] | None = None,
 ) -> StudyRun:
@@ -209,8 +210,9 @@ def run_study(
 
     `keep` leaves the cluster to another study for that long, where this one ended well. `accept_changed` goes on with a
     study whose deck, setup, command or readers have changed since it has results; so does `retry_failed`, which runs
-    the designs of its failed trials again, and `read_again`, which reads all results anew out of the kept files.
-    `confirm` gets the line before money is spent and whether any is, and raises to refuse. `display` makes what is
+    the designs of its failed trials again, and `read_again`, which reads all results anew out of the kept files. With
+    `no_pilot` the first trial does not run alone. `confirm` gets the line before money is spent and whether any is, and
+    raises to refuse. `display` makes what is
     shown while it runs: a context manager with `show(progress)`. Raises RunnerErrors whose `exit_code` says how
     `run-study` ends; whatever ends it, the lease is released first and the tables are written.
     """
@@ -252,7 +254,7 @@ def run_study(
                             max_concurrent=spec.trial.max_concurrent,
                             delimiters=spec.trial.template.delimiters,
                             designs=None if spec.trial.objective else spec.designs,
-                            digest=digest_of(content),
+                            digest=None if no_pilot else digest_of(content),
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0

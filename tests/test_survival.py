@@ -35,7 +35,7 @@ class Gated(Place):
     def gated(self, **keys: object) -> tuple[object, ...]:
         """Return the arguments of a start."""
         variables = f'{{LOG="{self.ran}",GO="{self.go}",PR_TEST_MARK="{self.mark}"}}'
-        return (self.study(GATED, **keys), "--set", f"cluster.env={variables}")
+        return (self.study(GATED, **keys), "--no-pilot", "--set", f"cluster.env={variables}")
 
     @property
     def ran(self) -> Path:

@@ -37,6 +37,7 @@ def test_a_new_folder_has_what_the_readme_says(path) -> None:
         "run_id": run_id,
         "study": "wing",
         "fingerprint": None,
+        "content": None,
     }
 
 
