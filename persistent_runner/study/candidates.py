@@ -1,0 +1,63 @@
+"""Which numbers of a deck are likely to be parameters: for whoever chooses among them on a terminal."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from persistent_runner.study.space import identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from persistent_runner.study.deck import Deck, Number
+
+LARGEST_DECK_BYTES = 2**20
+_COMMENT = re.compile(r"\s*(?:\*\*|//|#|!|;|\$|%|/\*)")
+_KEYWORD = re.compile(r"\s*\*([A-Za-z][A-Za-z ]*)|\s*\[(\w[\w ]*)\]")
+_ASSIGNED = re.compile(r"([A-Za-z_]\w*)\s*(?:=|:|\s)\s*(?:\[[^\]]*\]\s*)?$", re.ASCII)
+_MANY = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A number that may become a parameter, a name for it, and how likely it is: more is likelier."""
+
+    number: Number
+    name: str
+    likely: int
+
+
+def candidates(decks: Iterable[Deck]) -> list[Candidate]:
+    """Return the numbers of the decks, the likeliest first; files above 1 MiB, which are meshes, are left out."""
+    found = [each for deck in decks if len(deck.text) <= LARGEST_DECK_BYTES for each in _of(deck)]
+    return sorted(found, key=lambda each: -each.likely)  # sorted keeps the order of the deck
+
+
+def _of(deck: Deck) -> Iterator[Candidate]:
+    shapes = ["", *(re.sub(r"[\d.eE+-]+", "0", line).strip() for line in deck.lines), ""]
+    keyword = PurePosixPath(deck.path).stem
+    for n, line in enumerate(deck.lines, 1):
+        if _COMMENT.match(line):
+            continue
+        if head := _KEYWORD.match(line):
+            keyword = head[1] or head[2]
+        numbers = deck.numbers(n)
+        # rows of a table or of a mesh look like the rows beside them
+        row = len(numbers) > 1 and shapes[n] in {shapes[n - 1], shapes[n + 1]}
+        for number in numbers:
+            assigned = _ASSIGNED.search(line, 0, number.start)
+            likely = 3 * bool(assigned) + 2 * (len(numbers) == 1) + (not number.is_whole)
+            likely -= 4 * row + 2 * (len(numbers) > _MANY) + (number.value in {0, 1}) + 3 * bool(head)
+            yield Candidate(number, _name(assigned[1] if assigned else keyword), likely)
+
+
+def _name(text: str) -> str:
+    """Return a word of the deck as the name of a parameter."""
+    name = re.sub(r"\W+", "_", text.strip(), flags=re.ASCII).strip("_").lower()
+    try:
+        return identifier(name)
+    except ValueError:
+        return "x"
