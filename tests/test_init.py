@@ -18,7 +18,7 @@ from persistent_runner.init import init_study
 from persistent_runner.render import render_inputs, walk_inputs
 from persistent_runner.study.spec import StudySpec
 from tests.driving import BIN, DEADLINE, HOSTILE, Place
-from tests.studies.trial_here import needs
+from tests.studies.trial_here import Study, needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -425,6 +425,38 @@ def test_a_calculix_deck_runs(tmp_path: Path) -> None:
     assert float(rows[0]["value"]) == pytest.approx(4 * 25 / 210000, rel=1e-5)
     for row in rows:
         assert float(row["value"]) == pytest.approx(4 * float(row["params_load"]) / 210000, rel=1e-5)
+
+
+@needs("blockMesh", "simpleFoam", package="openfoam")
+def test_an_openfoam_case_runs(tmp_path: Path) -> None:
+    """A case's folder, one number in four places of it, and a result out of a log: no template is written by hand."""
+    place = Place(tmp_path / HOSTILE)
+    (tmp_path / "shipped").mkdir()
+    shipped = Study("plate_stack", tmp_path / "shipped")
+    files = render_inputs(walk_inputs(shipped.folder, ["case/"]), shipped.parameters({"c": 2.9}))
+    for path, content, _ in files:
+        target = place.folder / "stack" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    mesh = (place.folder / "stack/system/blockMeshDict").read_text().splitlines()
+    half = next(word for line in mesh if line.startswith("    (") for word in line.split() if word.endswith("e-03"))
+    places = [(n, line.index(half) + 1) for n, line in enumerate(mesh, 1) if line.startswith("    (") and half in line]
+    assert len(places) == 4
+    params = [f"half=system/blockMeshDict:{line}:{column}:0.001:0.004" for line, column in places]
+    made = place.start(
+        "init", "stack", "--into", "foam", *(word for param in params for word in ("--param", param)),
+        "--metric", r"heat=log.simpleFoam:regex:weightedSum\(outlet\) of T = (\S+)", program="persistent-runner",
+    )  # fmt: skip
+    assert made.end() == 0, made.said
+    toml = place.folder / "foam" / "study.toml"
+    toml.write_text(toml.read_text().replace("# env  ", "env  "))  # as the line says, for Debian's package
+
+    place.run("foam", "--check")
+    place.run("foam", "--n-trials", "2")
+    rows = place.rows("foam")
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 2
+    assert float(rows[0]["params_half"]) == float(half)
+    assert float(rows[0]["value"]) == pytest.approx(shipped.trial(c=2.9)["heat_density"], rel=1e-6)
 
 
 def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
