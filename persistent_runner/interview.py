@@ -52,7 +52,10 @@ def _with(marks: list[Mark], word: str, found: Sequence[Candidate], decks: Mappi
     """Return the marks with the one that an answer means; as they are, with the reason said, where it cannot be."""
     single = [mark.at(number) for mark in marks for number in mark.numbers]
     try:
-        return joined([*single, _marked(*_chosen(word, found, decks))])
+        number, name = _chosen(word, found, decks)
+        others = {mark.name for mark in marks if mark.value != number.value}
+        free = next(each for each in (name, *(f"{name}_{n}" for n in range(2, len(marks) + 3))) if each not in others)
+        return joined([*single, _marked(number, free)])
     except ConfigError as error:
         click.echo(f"  {error}", err=True)
         return marks

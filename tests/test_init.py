@@ -16,6 +16,8 @@ import pytest
 from persistent_runner.errors import ConfigError
 from persistent_runner.init import init_study
 from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.study.candidates import candidates
+from persistent_runner.study.deck import Deck
 from persistent_runner.study.spec import StudySpec
 from tests.driving import BIN, DEADLINE, HOSTILE, Place
 from tests.studies.trial_here import Study, needs
@@ -316,6 +318,19 @@ def test_the_command_is_guessed_where_the_deck_says_it(
         assert "Left to write in study/study.toml: [trial] command." in capsys.readouterr().out
         with pytest.raises(ConfigError, match=r"\[trial\].*needs either command or objective"):
             StudySpec.load(here / "study")
+
+
+def test_the_likeliest_numbers_come_first() -> None:
+    """Materials, sections and assignments before meshes, headings and what is no physics."""
+    brick, channel = Deck("brick.inp", BRICK, "utf-8"), Deck("p", "\n".join(CHANNEL.values()), "utf-8")
+    heading = Deck("a.inp", "*HEADING\nTwo bays of 360 in, held at the left\n*SOLID SECTION\n0.5\n", "utf-8")
+
+    def first(deck: Deck, count: int) -> list[str]:
+        return [f"{each.name} {each.number.text}" for each in candidates([deck])[:count]]
+
+    assert first(brick, 2) == ["elastic 210000.", "elastic 0.3"]
+    assert first(channel, 1) == ["width 0.002"]
+    assert first(heading, 1) == ["solid_section 0.5"]
 
 
 def test_a_sample_shows_what_can_be_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 LARGEST_DECK_BYTES = 2**20
 _COMMENT = re.compile(r"\s*(?:\*\*|//|#|!|;|\$|%|/\*)")
 _KEYWORD = re.compile(r"\s*\*([A-Za-z][A-Za-z ]*)|\s*\[(\w[\w ]*)\]")
-_ASSIGNED = re.compile(r"([A-Za-z_]\w*)\s*(?:=|:|\s)\s*(?:\[[^\]]*\]\s*)?$", re.ASCII)
+# name = 1.5, name: 1.5, and at the begin of a line name 1.5, also after OpenFOAM's dimensions
+_ASSIGNED = re.compile(
+    r"(?:(?P<name>[A-Za-z_]\w*)\s*[=:]|^\s*(?:\w+\s+)?(?P<first>[A-Za-z_]\w*))\s*(?:\[[^\]]*\]\s*)?$", re.ASCII
+)
+_SETTING = re.compile(r"version|precision|interval|write", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]{2,}")
 _MANY = 4
 
 
@@ -47,11 +52,15 @@ def _of(deck: Deck) -> Iterator[Candidate]:
         numbers = deck.numbers(n)
         # rows of a table or of a mesh look like the rows beside them
         row = len(numbers) > 1 and shapes[n] in {shapes[n - 1], shapes[n + 1]}
+        reals = sum(not number.is_whole for number in numbers)
+        dull = 4 * row + 2 * (len(numbers) > _MANY) + 3 * bool(head) + 4 * (len(_WORD.findall(line)) > _MANY)
         for number in numbers:
-            assigned = _ASSIGNED.search(line, 0, number.start)
-            likely = 3 * bool(assigned) + 2 * (len(numbers) == 1) + (not number.is_whole)
-            likely -= 4 * row + 2 * (len(numbers) > _MANY) + (number.value in {0, 1}) + 3 * bool(head)
-            yield Candidate(number, _name(assigned[1] if assigned else keyword), likely)
+            assigned = _ASSIGNED.search(line[: number.start])
+            name = (assigned["name"] or assigned["first"]) if assigned else keyword
+            likely = 3 * bool(assigned) + 2 * (len(numbers) == 1) - dull
+            likely += 0 if number.is_whole else 1 + 2 * (reals == 1)  # among the numbers of nodes and sets
+            likely -= (number.value in {0, 1}) + 6 * bool(_SETTING.search(name))
+            yield Candidate(number, _name(name), likely)
 
 
 def _name(text: str) -> str:
