@@ -21,13 +21,14 @@ from persistent_runner.study.spec import StudySpec
 from persistent_runner.study.toml import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from persistent_runner.render import InputFile
     from persistent_runner.study.fields import Direction
     from persistent_runner.study.sample import Metric
 
 _CASE = "case"
+_LARGEST_TEXT_BYTES = 2**26
 
 
 def init_study(
@@ -61,11 +62,12 @@ def init_study(
         solver = replace(solver or Solver(""), command=list(command))
     elif solver is None and asks:
         solver = ask_for_command()
-    proposed = proposals(results, _unchanged(files, results)) if results and not given else []
+    marked = [text for text in texts.values() if any(n.deck is text for mark in marks for n in mark.numbers)]
+    inputs = {text.path for text in marked} | (_unchanged(files, results) if results else set())
+    proposed = proposals(results, inputs) if results and not given else []
     objectives: dict[str, Direction] = {given[0].name: "minimize"} if given else {}
     if proposed and asks:
         given, objectives = ask_for_metrics(proposed)
-    marked = [text for text in texts.values() if any(n.deck is text for mark in marks for n in mark.numbers)]
     study = NewStudy(
         source=", ".join(Path(deck).resolve().name for deck in decks),
         marks=marks,
@@ -77,7 +79,8 @@ def init_study(
     )
     _write(folder, files, marked, study)
     _say(folder, files, marked, study)
-    _say_what_is_missing(decks, texts, files)
+    for warning in [*_doubts(files, study), *_missing(decks, texts, files)]:
+        click.echo(f"Warning: {warning}", err=True)
     return folder
 
 
@@ -111,10 +114,12 @@ def _files(decks: Sequence[str]) -> list[InputFile]:
 
 
 def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
-    """Return the files that are text, by where they land."""
+    """Return the files that are text, by where they land; those above 64 MiB are copied and not looked into."""
     found = {}
     for file in files:
         try:
+            if file.source.stat().st_size > _LARGEST_TEXT_BYTES:
+                continue
             text = Deck.of(file.path, file.source.read_bytes())
         except OSError as error:
             raise ConfigError(f"{file.source} cannot be read: {error.strerror}") from None
@@ -131,7 +136,9 @@ def _check_names(metrics: Sequence[Metric]) -> None:
 
 
 def _unchanged(files: Sequence[InputFile], sample: Path) -> set[str]:
-    """Return the files of the sample that are the deck's own."""
+    """Return the files of the sample that are the deck's own; none where the deck was run in its own folder."""
+    if any((sample / file.path).resolve() == file.source.resolve() for file in files):
+        return set()
     return {
         file.path
         for file in files
@@ -179,12 +186,6 @@ def _say(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study
         places = ", ".join(number.place for number in mark.numbers)
         kind = "int" if mark.is_int else "float"
         click.echo(f"  {mark.name}: {mark.numbers[0].text} at {places}; {kind}, {mark.low:g} to {mark.high:g}")
-        if not mark.is_inside:
-            click.echo(
-                f"Warning: {mark.name} is {mark.numbers[0].text} in the deck, outside {mark.low:g} to {mark.high:g}, "
-                "so the deck as it came is no first trial.",
-                err=True,
-            )
     if study.solver and study.solver.name:
         click.echo(f"It looks like {study.solver.name}; the command is: {'; '.join(study.solver.command)}")
     for metric in study.metrics:
@@ -204,8 +205,28 @@ def _say(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study
     click.echo(f"\nThen type:  run-study {name} --check\n            run-study {name}")
 
 
-def _say_what_is_missing(decks: Sequence[str], texts: Mapping[str, Deck], files: Sequence[InputFile]) -> None:
-    """Warn of files beside a deck that it names, such as an include, and that were not given."""
+def _doubts(files: Sequence[InputFile], study: NewStudy) -> Iterator[str]:
+    """Yield what may not be as its owner thinks."""
+    for mark in study.marks:
+        text = mark.numbers[0].text
+        if not mark.is_inside:
+            yield (
+                f"{mark.name} is {text} in the deck, outside {mark.low:g} to {mark.high:g}, so the deck as it came is "
+                "no first trial."
+            )
+        elif (rounded := mark.rounded()) is not None:
+            yield f"{mark.name} is {text} in the deck, and its field has room for {rounded:g} only."
+    read = dict.fromkeys(metric.extract.file for metric in study.metrics or study.proposed)
+    there = [file.path for file in files if file.path in read]
+    if there:
+        yield (
+            f"an old result was copied with the deck: {', '.join(there)}. Remove it from {_CASE}, or a trial that "
+            "writes none gives its number."
+        )
+
+
+def _missing(decks: Sequence[str], texts: Mapping[str, Deck], files: Sequence[InputFile]) -> Iterator[str]:
+    """Yield the files beside a deck that it names, such as an include, and that were not given."""
     given = {file.source.resolve() for file in files}
     for deck in map(Path, decks):
         text = texts.get(deck.name)
@@ -214,8 +235,7 @@ def _say_what_is_missing(decks: Sequence[str], texts: Mapping[str, Deck], files:
         beside = [path for path in deck.resolve().parent.iterdir() if path.is_file() and path.resolve() not in given]
         named = sorted(path.name for path in beside if "." in path.name and path.name in text.text)
         if named:
-            click.echo(
-                f"Warning: {deck.name} names {', '.join(named)}, which lie beside it and were not copied; "
-                f"put them into the case if it needs them.",
-                err=True,
+            yield (
+                f"{deck.name} names what lies beside it and was not copied: {', '.join(named)}. "
+                f"Put it into {_CASE} if a trial needs it."
             )

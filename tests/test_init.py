@@ -258,6 +258,14 @@ def test_a_deck_that_holds_the_signs_gets_others(here: Path) -> None:
     assert rendered(here / "a")["a.txt"] == b"x = 3.5 @{ mine }@ <<\n"
 
 
+def test_a_narrow_field_that_rounds_is_a_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a range of many decades leaves two digits, the deck's own number is not what the first trial has."""
+    (here / "a.bdf").write_text("MAT1    1       2.1234+5        0.3\n")
+    init_study(["a.bdf"], params=["e=1:18:1e4:1e9"], command=["true"], metrics=[METRIC])
+    assert rendered(here / "a")["a.bdf"] == b"MAT1    1       2.12e+05        0.3\n"
+    assert "Warning: e is 2.1234+5 in the deck, and its field has room for 212000 only." in capsys.readouterr().err
+
+
 def test_fixed_fields_keep_their_width(here: Path) -> None:
     """In Nastran's bulk data of 8 and 16 columns a number fills its field, whatever the sampler proposes."""
     deck = (
@@ -370,6 +378,22 @@ def test_a_sample_shows_what_can_be_read(here: Path, capsys: pytest.CaptureFixtu
     assert spec.objectives == {"vx_max": "minimize"}
 
 
+def test_a_case_that_was_run_in_its_own_folder_is_its_own_sample(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its results are found, the deck's numbers are none, and an old result that is copied along is named."""
+    case = beam(here)
+    (case / "report.csv").write_text("step,mass\n1,0.4\n")
+    init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], sample="beam")
+    said, warned = capsys.readouterr()
+    assert "proposed there: mass = 0.4 (report.csv" in said
+    assert "proposed there: height" not in said
+    assert "Warning: an old result was copied with the deck: report.csv. Remove it from case" in warned
+
+    init_study(["beam"], into="other", params=["h=beam.txt:2:10:0.02:0.2"], sample="beam", metrics=[METRIC])
+    assert "an old result was copied with the deck: report.csv" in capsys.readouterr().err
+
+
 def test_without_a_sample_the_tables_left_to_write_are_shown(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An example stands there as a comment, and --check names the missing tables."""
     beam(here)
@@ -387,7 +411,8 @@ def test_an_include_that_was_not_given_is_named(here: Path, capsys: pytest.Captu
     (here / "other.inp").write_text("")
     init_study(["a.inp"], params=["nu=3:8:0.1:0.4"], metrics=[METRIC])
     said = capsys.readouterr().err
-    assert "Warning: a.inp names mesh.inp, which lie beside it and were not copied" in said
+    assert "Warning: a.inp names what lies beside it and was not copied: mesh.inp." in said
+    assert "other.inp" not in said
 
 
 def test_from_a_deck_to_results(tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ class Number:
         return _WHOLE.fullmatch(self.text) is not None
 
     @property
+    def width(self) -> int:
+        """The columns of its field, 0 without one."""
+        return self.field[1] - self.field[0] if self.field else 0
+
+    @property
     def place(self) -> str:
         """The file, line and column, as `--param` takes them."""
         return f"{self.deck.path}:{self.line}:{self.column}"
@@ -168,20 +173,29 @@ class Mark:
 
     def expression(self, number: Number, delimiters: Delimiters) -> str:
         """Return what stands in the template: the name, and in a fixed field the format that fills it."""
-        return f"{delimiters.start} {' | '.join([self.name, *self._filters(number)])} {delimiters.end}"
+        filters = [self.name]
+        if number.field is not None:
+            filters += [] if self.is_int else ["{}({})".format(*self._format(number.width))]
+            filters.append(f"width({number.width})")
+        return f"{delimiters.start} {' | '.join(filters)} {delimiters.end}"
 
-    def _filters(self, number: Number) -> Iterator[str]:
-        if number.field is None:
-            return
-        width = number.field[1] - number.field[0]
-        if not self.is_int:
-            ends = (self.low, self.high, self.value)
-            fitting = [n for n in range(1, width) if all(len(f"{end:.{n}f}") <= width for end in ends)]
-            if fitting and (self.high - self.low) * 10 ** fitting[-1] >= _STEPS_OF_A_RANGE:
-                yield f"fixed({fitting[-1]})"
-            else:  # 1.5e-03 has six columns beside its digits
-                yield f"sci({width - 6 - (self.low < 0)})"
-        yield f"width({width})"
+    def rounded(self) -> float | None:
+        """Return what the template makes of the deck's own value, where a narrow field leaves too few digits for it."""
+        for number in self.numbers:
+            if number.field is not None and not self.is_int:
+                name, digits = self._format(number.width)
+                written = float(f"{self.value:.{digits}{'f' if name == 'fixed' else 'e'}}")
+                if written != self.value:
+                    return written
+        return None
+
+    def _format(self, width: int) -> tuple[str, int]:
+        """Return the filter, and its digits, that writes all values of the range into a field."""
+        ends = (self.low, self.high, self.value)
+        fitting = [n for n in range(1, width) if all(len(f"{end:.{n}f}") <= width for end in ends)]
+        if fitting and (self.high - self.low) * 10 ** fitting[-1] >= _STEPS_OF_A_RANGE:
+            return "fixed", fitting[-1]
+        return "sci", width - 6 - (min(ends) < 0)  # 1.5e-03 has six columns beside its digits
 
 
 def read_mark(decks: Mapping[str, Deck], given: str) -> Mark:
