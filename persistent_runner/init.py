@@ -156,12 +156,20 @@ def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], stu
                 _copy(file, folder / _CASE, templates)
             (folder / FILE_NAME).write_text(study.toml(), encoding="utf-8", newline="\n")
             if study.metrics and study.solver:
-                StudySpec.load(folder)
+                _load(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
         raise ConfigError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+
+
+def _load(folder: Path) -> None:
+    """Raise ConfigError where the study that was written is none: an option said what study.toml cannot."""
+    try:
+        StudySpec.load(folder)
+    except ConfigError as error:
+        raise ConfigError(error.message, remedy="Nothing was made.") from None
 
 
 def _copy(file: InputFile, case: Path, templates: Mapping[str, bytes]) -> None:

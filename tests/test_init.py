@@ -213,6 +213,7 @@ def test_a_wrong_param_is_explained_and_nothing_is_made(here: Path, params: list
     [
         ({"decks": ["baem"]}, 'input "baem" is not there; .*did you mean "beam"'),
         ({"decks": ["beam"], "into": None}, r"beam is there already\nChoose another name with --into beam-study"),
+        ({"command": [" "], "metrics": [METRIC]}, r"\[trial\] command .*: is empty or holds a NUL.*\nNothing was made"),
         ({"metrics": ["mass"]}, r"--metric mass: is not of the form\nWrite --metric NAME=FILE:column"),
         ({"metrics": ["m=report.csv:regex:mass (\\S+"]}, "regex: is no regular expression"),
         ({"metrics": ["m=/etc/x:column:mass"]}, "is not a file below the working directory"),
@@ -260,9 +261,11 @@ def test_a_deck_that_holds_the_signs_gets_others(here: Path) -> None:
 
 def test_a_narrow_field_that_rounds_is_a_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a range of many decades leaves two digits, the deck's own number is not what the first trial has."""
-    (here / "a.bdf").write_text("MAT1    1       2.1234+5        0.3\n")
-    init_study(["a.bdf"], params=["e=1:18:1e4:1e9"], command=["true"], metrics=[METRIC])
-    assert rendered(here / "a")["a.bdf"] == b"MAT1    1       2.12e+05        0.3\n"
+    (here / "a.bdf").write_bytes(b"MAT1    1       2.1234+5        0.3\r\nFORCE   1       2\r\n")
+    params = ["e=1:18:1e4:1e9", "nu=1:34:-1e9:1e9", "g=2:17:1:9"]
+    init_study(["a.bdf"], params=params, command=["true"], metrics=[METRIC])
+    expected = b"MAT1    1       2.12e+05         3.0e-01\r\nFORCE   1              2\r\n"
+    assert rendered(here / "a")["a.bdf"] == expected
     assert "Warning: e is 2.1234+5 in the deck, and its field has room for 212000 only." in capsys.readouterr().err
 
 
@@ -353,10 +356,10 @@ def test_a_sample_shows_what_can_be_read(here: Path, capsys: pytest.CaptureFixtu
     (done / "log").write_text(
         "Cell count = 12\nTotal mass =  7.25 kg  ClockTime = 3 s\nTotal mass =  7.5 kg  done: yes\n"
     )
-    (done / "b.dat").write_text(
-        "\n displacements (vx,vy,vz) for set ALL and time  0.1E+01\n\n"
-        "         1  1.0E-01  2.0E-01  3.0E-01\n         2  4.0E-01  1.0E-01 -3.0E-01\n"
-    )
+    rows = "         1  1.0E-01  2.0E-01  3.0E-01\n         2  4.0E-01  1.0E-01 -3.0E-01\n"
+    moved = f"\n displacements (vx,vy,vz) for set ALL and time  0.1E+01\n\n{rows}"
+    (done / "b.dat").write_text(moved)
+    (done / "two.dat").write_text(f"{moved}\n forces (fx,fy,fz) for set ALL and time  0.1E+01\n\n{rows}")
     init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], sample="done")
 
     said = capsys.readouterr().out
@@ -369,6 +372,7 @@ def test_a_sample_shows_what_can_be_read(here: Path, capsys: pytest.CaptureFixtu
         "vx_max": "0.4", "vy_max": "0.2", "vz_max": "0.3", "time": "2", "cd_x": "0.4", "wing_mass": "2.5",
         "wing_ribs": "2", "total_mass": "7.5", "clocktime": "3", "cell_count": "12",
     }  # fmt: skip
+    assert list(shown)[-3:] == ["total_mass", "clocktime", "cell_count"]  # what a log says last comes first
     assert "Left to write in study/study.toml: [metrics], [objectives]." in said
     file = here / "study" / "study.toml"
     head, _, tail = file.read_text().partition("take the # away.\n")

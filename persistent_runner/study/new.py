@@ -39,11 +39,6 @@ class NewStudy:
     proposed: Sequence[Metric] = ()
     delimiters: Delimiters = DEFAULT_DELIMITERS
 
-    @property
-    def has_baseline(self) -> bool:
-        """Whether the deck as it came is a design of the space."""
-        return all(mark.is_inside for mark in self.marks)
-
     def toml(self) -> str:
         """Return the text of study.toml."""
         return "\n".join([*self._head(), *self._space(), *self._trial(), *self._metrics()]).rstrip() + "\n"
