@@ -24,6 +24,8 @@ _ASSIGNED = re.compile(
 _SETTING = re.compile(r"version|precision|interval|write", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _MANY = 4
+_MOST_OF_A_LINE = 20
+_LONGEST_LINE = 1000
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def _of(deck: Deck) -> Iterator[Candidate]:
             continue
         if head := _KEYWORD.match(line):
             keyword = head[1] or head[2]
-        numbers = deck.numbers(n)
+        numbers = deck.numbers(n) if len(line) <= _LONGEST_LINE else []
+        if len(numbers) > _MOST_OF_A_LINE:  # a row of a field
+            continue
         # rows of a table or of a mesh look like the rows beside them
         row = len(numbers) > 1 and shapes[n] in {shapes[n - 1], shapes[n + 1]}
         reals = sum(not number.is_whole for number in numbers)

@@ -29,10 +29,11 @@ METRIC_FORM = "--metric NAME=FILE:column|regex|json:RULE, such as --metric peak=
 LARGEST_FILE_BYTES = 4 * 2**20
 _MOST_OF_A_FILE = 12
 _GIVEN = re.compile(r"(?P<name>[^=]*)=(?P<file>.+?):(?P<kind>column|regex|json):(?P<rule>.+)", re.DOTALL)
-_LABEL = r"[A-Za-z][\w()./%-]*(?: [\w()./%-]+){0,6}"
+_MOST_COLUMNS = 50
+_LABEL = r"(?<![\w()./%-])[A-Za-z][\w()./%-]*+(?: [\w()./%-]++){0,6}+"
 _SAID = re.compile(rf"(?P<label>{_LABEL})(?P<sign>\s*[=:]\s*){NUMBER.pattern}(?![\w.:/-])", re.ASCII)
 # a table of CalculiX's .dat: " stresses (elem, integ.pnt.,sxx,...) for set E and time  0.1000000E+01"
-_PRINTED = re.compile(r"^ *(?P<what>[a-z][a-z ]*)\((?P<names>[^()\n]+)\) for set \S+ and time", re.MULTILINE)
+_PRINTED = re.compile(r"^ *[a-z][a-z ]*\((?P<names>[^()\n]+)\) for set \S+ and time", re.MULTILINE)
 _COUNTS = {"elem", "integ.pnt."}
 _BLANKS = r"\s+"
 _COUNTED = r"\d+"
@@ -164,7 +165,7 @@ def _columns(text: str) -> list[str]:
         head = line.lstrip().lstrip("#")
         cells = re.split(r"[,;\t]", head) if re.search(r"[,;\t]", head) else head.split()
         names += [cell.strip().strip('"') for cell in cells]
-    return [name for name in dict.fromkeys(names) if _is_numeric(table, name)]
+    return [name for name in dict.fromkeys(names[:_MOST_COLUMNS]) if _is_numeric(table, name)]
 
 
 def _is_numeric(table: Table, name: str) -> bool:
