@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import TEMPLATE_SUFFIX, walk_inputs
 from persistent_runner.interview import ask_for_command, ask_for_marks, ask_for_metrics
-from persistent_runner.render import TEMPLATE_SUFFIX, walk_inputs
 from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark
 from persistent_runner.study.new import NewStudy
 from persistent_runner.study.sample import METRIC_FORM, proposals, read_metric
@@ -23,7 +23,7 @@ from persistent_runner.study.toml import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from persistent_runner.render import InputFile
+    from persistent_runner.inputs import InputFile
     from persistent_runner.study.fields import Direction
     from persistent_runner.study.sample import Metric
 
@@ -114,11 +114,11 @@ def _files(decks: Sequence[str]) -> list[InputFile]:
 
 
 def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
-    """Return the files that are text, by where they land; those above 64 MiB are copied and not looked into."""
+    """Return the files that are text, by where they land; links and those above 64 MiB are not looked into."""
     found = {}
     for file in files:
         try:
-            if file.source.stat().st_size > _LARGEST_TEXT_BYTES:
+            if file.link or file.source.stat().st_size > _LARGEST_TEXT_BYTES:
                 continue
             text = Deck.of(file.path, file.source.read_bytes())
         except OSError as error:
@@ -148,7 +148,8 @@ def _unchanged(files: Sequence[InputFile], sample: Path) -> set[str]:
 
 def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy) -> None:
     """Write the whole study, or nothing."""
-    templates = {deck.path: deck.template(study.marks, study.delimiters) for deck in marked}
+    bytes_of = {deck.path: deck.template(study.marks, study.delimiters) for deck in marked}
+    templates = {file.source.resolve(): bytes_of[file.path] for file in files if file.path in bytes_of}
     try:
         folder.mkdir(parents=True)
         try:
@@ -172,14 +173,18 @@ def _load(folder: Path) -> None:
         raise ConfigError(error.message, remedy="Nothing was made.") from None
 
 
-def _copy(file: InputFile, case: Path, templates: Mapping[str, bytes]) -> None:
-    text = templates.get(file.path)
+def _copy(file: InputFile, case: Path, templates: Mapping[Path, bytes]) -> None:
+    """Copy a file, or write its template; a link stays one unless a template stands where it leads."""
+    text = templates.get(file.source.resolve())
     target = case / (file.path if text is None else file.path + TEMPLATE_SUFFIX)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if text is None:
-        shutil.copyfile(file.source, target)
-    else:
+    if text is not None:
         target.write_bytes(text)
+    elif file.link:
+        target.symlink_to(file.link)
+        return
+    else:
+        shutil.copyfile(file.source, target)
     shutil.copymode(file.source, target)
 
 
@@ -222,8 +227,6 @@ def _doubts(files: Sequence[InputFile], study: NewStudy) -> Iterator[str]:
                 f"{mark.name} is {text} in the deck, outside {mark.low:g} to {mark.high:g}, so the deck as it came is "
                 "no first trial."
             )
-        elif (rounded := mark.rounded()) is not None:
-            yield f"{mark.name} is {text} in the deck, and its field has room for {rounded:g} only."
     read = dict.fromkeys(metric.extract.file for metric in study.metrics or study.proposed)
     there = [file.path for file in files if file.path in read]
     if there:

@@ -15,7 +15,8 @@ import pytest
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.init import init_study
-from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.inputs import walk_inputs
+from persistent_runner.render import render_inputs
 from persistent_runner.study.candidates import candidates
 from persistent_runner.study.deck import Deck
 from persistent_runner.study.spec import StudySpec
@@ -115,13 +116,14 @@ METRIC = "mass=report.csv:column:mass"
 
 
 def test_every_other_byte_stays(here: Path) -> None:
-    """Line ends, a mark of the byte order, latin-1, modes, binary files and all other numbers come through as they are."""
+    """Line ends, marks of the byte order, latin-1, UTF-16, modes, binary files and all other numbers come through as they are."""
     case = here / "deck"
     (case / "sub").mkdir(parents=True)
     dos = "\ufeffh\t= 0.10 ;\r\nr = 4\r\n\r\nlast = 7.50e0".encode()
     latin = b"caf\xe9 = 12 \n{{ keep }} {% this %} @ { }\n"
     (case / "a.txt").write_bytes(dos)
     (case / "sub" / "b.txt").write_bytes(latin)
+    (case / "w.txt").write_bytes("\ufeffé = 5\r\n".encode("utf-16-le"))
     (case / "c.bin").write_bytes(bytes(range(256)))
     (case / "run.sh").write_text("#!/bin/sh\n")
     (case / "run.sh").chmod(0o750)
@@ -129,7 +131,13 @@ def test_every_other_byte_stays(here: Path) -> None:
     init_study(
         ["deck"],
         into="study",
-        params=["h=a.txt:1:5:0.1:0.2", "n=a.txt:2:5:1:8", "e=sub/b.txt:1:9:1:20", "last=a.txt:4:9:0:9"],
+        params=[
+            "h=a.txt:1:5:0.1:0.2",
+            "n=a.txt:2:5:1:8",
+            "e=sub/b.txt:1:9:1:20",
+            "last=a.txt:4:9:0:9",
+            "w=w.txt:1:5:0:9",
+        ],
         command=["./run.sh"],
         metrics=[METRIC],
     )
@@ -139,6 +147,7 @@ def test_every_other_byte_stays(here: Path) -> None:
         b"7.50e0", b"@{ last }@"
     )
     assert (copied / "sub" / "b.txt.j2").read_bytes() == latin.replace(b"12", b"@{ e }@")
+    assert (copied / "w.txt.j2").read_bytes() == "\ufeffé = @{ w }@\r\n".encode("utf-16-le")
     assert (copied / "c.bin").read_bytes() == bytes(range(256))
     assert stat.S_IMODE((copied / "run.sh").stat().st_mode) == 0o750
     assert sorted(path.name for path in copied.rglob("*") if path.is_file()) == [
@@ -146,6 +155,7 @@ def test_every_other_byte_stays(here: Path) -> None:
         "b.txt.j2",
         "c.bin",
         "run.sh",
+        "w.txt.j2",
     ]
     assert rendered(here / "study")["a.txt"] == dos.replace(b"0.10", b"0.1").replace(b"7.50e0", b"7.5")
 
@@ -259,14 +269,15 @@ def test_a_deck_that_holds_the_signs_gets_others(here: Path) -> None:
     assert rendered(here / "a")["a.txt"] == b"x = 3.5 @{ mine }@ <<\n"
 
 
-def test_a_narrow_field_that_rounds_is_a_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a range of many decades leaves two digits, the deck's own number is not what the first trial has."""
-    (here / "a.bdf").write_bytes(b"MAT1    1       2.1234+5        0.3\r\nFORCE   1       2\r\n")
-    params = ["e=1:18:1e4:1e9", "nu=1:34:-1e9:1e9", "g=2:17:1:9"]
-    init_study(["a.bdf"], params=params, command=["true"], metrics=[METRIC])
-    expected = b"MAT1    1       2.12e+05         3.0e-01\r\nFORCE   1              2\r\n"
-    assert rendered(here / "a")["a.bdf"] == expected
-    assert "Warning: e is 2.1234+5 in the deck, and its field has room for 212000 only." in capsys.readouterr().err
+def test_a_link_stays_one_unless_a_template_stands_where_it_leads(here: Path) -> None:
+    """A link to a deck that is varied would lead nowhere, and one deck would not be varied."""
+    case = beam(here)
+    (case / "again.txt").symlink_to("beam.txt")
+    (case / "run.py").symlink_to("solve.py")
+    init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], command=["true"], metrics=[METRIC])
+    assert (here / "study/case/run.py").readlink().as_posix() == "solve.py"
+    files = rendered(here / "study")
+    assert files["again.txt"] == files["beam.txt"] == BEAM.replace("0.10", "0.1").encode()
 
 
 def test_fixed_fields_keep_their_width(here: Path) -> None:
@@ -277,17 +288,19 @@ def test_fixed_fields_keep_their_width(here: Path) -> None:
         "MAT1*   1               2.1+5                           0.3\n"
         "PSHELL,2,1,0.25\n"
         "CBAR           1       5     0.5\n"
+        "FORCE   1       2\n"
         "ENDDATA\n"
-    )
-    (here / "wing.bdf").write_text(deck)
-    params = ["t=3:25:0.05:0.2", "e=4:25:1e5:3e5", "free=5:12:0.1:1", "n=6:24:1:9", "nu=4:57:-0.9:0.5"]
+    ).replace("\n", "\r\n")
+    (here / "wing.bdf").write_bytes(deck.encode())
+    params = ["g=7:17:1:9", "t=3:25:0.05:0.2", "e=4:25:1e5:3e5", "free=5:12:0.1:1", "n=6:24:1:9", "nu=4:57:-0.9:0.5"]
     init_study(["wing.bdf"], params=params, command=["nastran wing.bdf"], metrics=[METRIC])
 
     template = (here / "wing" / "case" / "wing.bdf.j2").read_text().splitlines()
-    assert template[2] == "PSHELL  1       1       @{ t | fixed(6) | width(8) }@1"
+    assert template[2] == "PSHELL  1       1       @{ t | nastran(8) }@1"
     assert template[4] == "PSHELL,2,1,@{ free }@"
     spec = StudySpec.load(here / "wing")
-    ends = {"t": 1 / 7, "e": 3e5 / 1.7, "free": 0.1, "n": 9, "nu": -0.8123456789}
+    assert rendered(here / "wing")["wing.bdf"].endswith(b"\r\nFORCE   1              2\r\nENDDATA\r\n")
+    ends = {"g": 1, "t": 1 / 7, "e": 3e5 / 1.7, "free": 0.1, "n": 9, "nu": -0.8123456789}
     for values in (spec.baseline, ends):
         ((_, content, _),) = render_inputs(walk_inputs(spec.folder, spec.trial.inputs), values)
         lines = content.decode().splitlines()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import Backoff, recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, manifest_of
+from persistent_runner.remote.frames import decode, encode, exit_of, life_of, manifest_of, packed
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import paramiko
     from fabric import Connection
 
+    from persistent_runner.inputs import SharedFile
     from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile, Reply
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Link:
         self._channel: paramiko.Channel | None = None
         self._connection: Connection | None = None
         self._closed = threading.Event()
+        self.sharing = threading.Lock()  # held by whoever brings a shared file
         self.frames_out = 0
         self.frames_in = 0
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
@@ -146,17 +148,18 @@ class Link:
         env: dict[str, str],
         cores: int,
         timeout: float | None,
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, bytes | SharedFile, int]],
         outputs: Sequence[str],
         setup: str | None = None,
         on_log: Callable[[bytes], None] | None = None,
     ) -> Future[Exit]:
         """Start a command, or join it when it was started before; the future gives its exit.
 
-        `files` are (path below the working directory, content, mode) and travel in the same frame; `timeout` is in
-        seconds and kept by the node; `on_log` gets the log's bytes in order, each once, before the future is done, in
-        the thread that reads the link: it must neither wait nor raise.
+        `files` are (path below the working directory, content, mode) and travel in the same frame, a shared file by its
+        name alone; `timeout` is in seconds and kept by the node; `on_log` gets the log's bytes in order, each once,
+        before the future is done, in the thread that reads the link: it must neither wait nor raise.
         """
+        entries, body = packed(files)
         header = {
             "t": "run",
             "attempt": attempt,
@@ -166,13 +169,13 @@ class Link:
             "env": env,
             "cores": cores,
             "timeout": timeout,
-            "files": [[path, mode, len(data)] for path, data, mode in files],
+            "files": entries,
             "outputs": list(outputs),
             "setup": setup,
             "inline": INLINE_BYTES,
             "follow": 0 if on_log else None,
         }
-        return self._request(header, exit_of, b"".join(data for _, data, _ in files), on_log)
+        return self._request(header, exit_of, body, on_log)
 
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Ask for the end of a command's process tree; its exit says when it is gone."""

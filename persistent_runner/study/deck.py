@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.render import DEFAULT_DELIMITERS, Delimiters
+from persistent_runner.render import BYTE_ORDER_MARKS, DEFAULT_DELIMITERS, Delimiters
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.space import identifier
 
@@ -31,35 +31,38 @@ _OTHER_DELIMITERS = [
     DEFAULT_DELIMITERS, Delimiters("<<", ">>"), Delimiters("%{", "}%"), Delimiters("@<", ">@"), Delimiters("~{", "}~")
 ]  # fmt: skip
 _SHOWN_COLUMNS = 100
-_STEPS_OF_A_RANGE = 1000  # a format with fewer between low and high would round what the sampler proposes
 
 
 @dataclass(frozen=True)
 class Deck:
-    """A file of a case as text; `path` is its place in the case, with `/`, and `encoding` gives its bytes back."""
+    """A file of a case as text.
+
+    `path` is its place in the case, with `/`; `mark`, that of the byte order, and `encoding` give its bytes back.
+    """
 
     path: str
     text: str
-    encoding: str
+    encoding: str = "utf-8"
+    mark: bytes = b""
 
     @classmethod
     def of(cls, path: str, data: bytes) -> Deck | None:
         """Return the deck of these bytes, read as templates are; None where they are no text."""
-        if b"\0" in data:
-            return None
+        mark = next((mark for mark in BYTE_ORDER_MARKS if data.startswith(mark)), b"")
+        encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")
         try:
-            return cls(path, data.decode(), "utf-8")
+            text = data[len(mark) :].decode(encoding)
         except UnicodeDecodeError:
-            return cls(path, data.decode("latin-1"), "latin-1")
+            if mark:
+                return None
+            encoding = "latin-1"
+            text = data.decode(encoding)
+        return None if "\0" in text else cls(path, text, encoding, mark)
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines without their ends; a mark of the byte order is no part of the first."""
-        return [line.removesuffix("\r") for line in self.text[self._skipped :].split("\n")]
-
-    @property
-    def _skipped(self) -> int:
-        return int(self.text.startswith("\ufeff"))
+        """The lines without their ends."""
+        return [line.removesuffix("\r") for line in self.text.split("\n")]
 
     @cached_property
     def _bulk_from(self) -> int | None:
@@ -94,7 +97,7 @@ class Deck:
     def template(self, marks: Sequence[Mark], delimiters: Delimiters) -> bytes:
         """Return the bytes of the deck with an expression in place of each marked number; all others stay."""
         places = [(number, mark) for mark in marks for number in mark.numbers if number.deck.path == self.path]
-        starts = [self._skipped]
+        starts = [0]
         starts += [match.end() for match in re.finditer("\n", self.text)]
         text = self.text
         for number, mark in sorted(places, key=lambda place: (place[0].line, place[0].start), reverse=True):
@@ -102,7 +105,7 @@ class Deck:
             first, last = number.field or (number.start, number.end)
             last = min(last, len(self.lines[number.line - 1]))  # of a field, blanks at the end may be left out
             text = f"{text[: line + first]}{mark.expression(number, delimiters)}{text[line + last :]}"
-        return text.encode(self.encoding)
+        return self.mark + text.encode(self.encoding)
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,6 @@ class Number:
     def is_whole(self) -> bool:
         """Whether it is written as a whole number."""
         return _WHOLE.fullmatch(self.text) is not None
-
-    @property
-    def width(self) -> int:
-        """The columns of its field, 0 without one."""
-        return self.field[1] - self.field[0] if self.field else 0
 
     @property
     def place(self) -> str:
@@ -172,30 +170,9 @@ class Mark:
         return str(int(value)) if self.is_int else repr(float(value))
 
     def expression(self, number: Number, delimiters: Delimiters) -> str:
-        """Return what stands in the template: the name, and in a fixed field the format that fills it."""
-        filters = [self.name]
-        if number.field is not None:
-            filters += [] if self.is_int else ["{}({})".format(*self._format(number.width))]
-            filters.append(f"width({number.width})")
-        return f"{delimiters.start} {' | '.join(filters)} {delimiters.end}"
-
-    def rounded(self) -> float | None:
-        """Return what the template makes of the deck's own value, where a narrow field leaves too few digits for it."""
-        for number in self.numbers:
-            if number.field is not None and not self.is_int:
-                name, digits = self._format(number.width)
-                written = float(f"{self.value:.{digits}{'f' if name == 'fixed' else 'e'}}")
-                if written != self.value:
-                    return written
-        return None
-
-    def _format(self, width: int) -> tuple[str, int]:
-        """Return the filter, and its digits, that writes all values of the range into a field."""
-        ends = (self.low, self.high, self.value)
-        fitting = [n for n in range(1, width) if all(len(f"{end:.{n}f}") <= width for end in ends)]
-        if fitting and (self.high - self.low) * 10 ** fitting[-1] >= _STEPS_OF_A_RANGE:
-            return "fixed", fitting[-1]
-        return "sci", width - 6 - (min(ends) < 0)  # 1.5e-03 has six columns beside its digits
+        """Return what stands in the template: the name, and in a fixed field the filter that fills it."""
+        fills = f" | nastran({number.field[1] - number.field[0]})" if number.field else ""
+        return f"{delimiters.start} {self.name}{fills} {delimiters.end}"
 
 
 def read_mark(decks: Mapping[str, Deck], given: str) -> Mark:

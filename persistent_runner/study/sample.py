@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from persistent_runner.errors import ConfigError, ResultMissing
-from persistent_runner.render import RESERVED
+from persistent_runner.inputs import RESERVED
 from persistent_runner.study.extract import Extract
 from persistent_runner.study.readers import Readings
 from persistent_runner.study.space import identifier
