@@ -7,11 +7,13 @@
        check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
        site.py                                 the only file that chooses a platform
        login.py  doctor.py  findings.py  draft.py   before any money: the account, and what a start would meet
+       init.py  interview.py               a study from a deck that runs already; what it asks for
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands | faults fault_kinds answers shown control journal durations
     5  study/    spec fields toml space extract formula | objective functions readers tables results schema reference
          loop tenure outbox progress resume returned | run_folder storage spending summary
+         deck candidates solver sample new
        rescale/  api fields | client catalogue states transport
     4  pool.py                                 trials onto nodes
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter

@@ -311,6 +311,26 @@ def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_
 
 
 @main.command()
+@click.argument("decks", nargs=-1, required=True, metavar="DECK...", type=_FOLDER)
+@click.option("--into", type=_FOLDER, metavar="NAME", help="The new folder (default: the deck's name).")
+@click.option("--param", "params", multiple=True, metavar="NAME=[FILE:]LINE:COLUMN:LOW:HIGH", help="Vary this number.")
+@click.option("--command", multiple=True, metavar="TEXT", help="What runs a trial; several make several lines.")
+@click.option("--sample", type=_FOLDER, metavar="DIR", help="A finished run's files, to find what can be read.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=FILE:KIND:RULE", help="KIND: column, regex or json.")
+def init(decks: tuple[str, ...], **options: Any) -> None:
+    """Make a study's folder from a deck that runs already: files, or the folder of a case.
+
+    The files are copied; of the numbers in them those that you choose become parameters, and the deck as it came is
+    the first trial. Without --param the numbers are shown and asked for. A number in several places takes one --param
+    for each, of the same name and range. The first --metric is minimised; study.toml says it in one word.
+    """
+    with _ending(verbose=False):
+        from persistent_runner.init import init_study
+
+        init_study(decks, **options)
+
+
+@main.command()
 @click.option("--markdown", is_flag=True, help="Print the reference page of every key instead.")
 def schema(markdown: bool) -> None:
     """Print the JSON Schema of study.toml, by which an editor completes its keys and underlines mistakes.

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from jinja2.runtime import Context
 
 _INCLUDE = re.compile(r"include\s*\(\s*(?:\"([^\"]*)\"|'([^']*)')\s*\)")
-_MARKED = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+"""The encodings that the first bytes of a file name."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,10 @@ def _content(file: InputFile, parameters: Mapping[str, object], delimiters: Deli
 def _read_deck(path: Path, root: Path, above: tuple[Path, ...] = ()) -> _Deck:
     """Read a text in the encoding that its mark names, else in UTF-8, else byte for byte in latin-1."""
     data = read_input(path)
-    mark = next((mark for mark in _MARKED if data.startswith(mark)), b"")
-    deck = _Deck(path.name, "", _MARKED.get(mark, "ascii" if data.isascii() else "utf-8"), mark, path, root, above)
+    mark = next((mark for mark in BYTE_ORDER_MARKS if data.startswith(mark)), b"")
+    deck = _Deck(
+        path.name, "", BYTE_ORDER_MARKS.get(mark, "ascii" if data.isascii() else "utf-8"), mark, path, root, above
+    )
     try:
         deck = replace(deck, text=data[len(mark) :].decode(deck.encoding))
     except UnicodeDecodeError:

@@ -28,6 +28,8 @@ FLOORS = {
     "doctor": 7,
     "draft": 7,
     "findings": 7,
+    "init": 7,
+    "interview": 7,
     "local_platform": 6,
     "study": 5,
     "rescale": 5,
@@ -201,6 +203,7 @@ def test_functions_win_over_modules_of_the_same_name(first: str) -> None:
         "import persistent_runner.cli as c; c.main(['--help'], standalone_mode=False)",
         "import persistent_runner.cli as c; c.main(['platform', '--help'], standalone_mode=False)",
         "import persistent_runner.cli as c; c.main(['doctor', '--help'], standalone_mode=False)",
+        "import persistent_runner.cli as c; c.main(['init', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported_early(code: str) -> None:

@@ -45,7 +45,7 @@ def test_the_snippets_run(tmp_path: Path, environment: dict[str, str]) -> None:
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
-    assert kinds == ["beam/study.toml", "beam/case/beam.inp.j2", "beam/case/beam.py", "sh", "sh", "python"]
+    assert kinds == ["beam/study.toml", "beam/case/beam.inp.j2", "beam/case/beam.py", "sh", "sh", "sh", "python"]
     assert (tmp_path / "runs" / "beam" / "trials.csv").read_text().count("COMPLETE") == 12
 
 

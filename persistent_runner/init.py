@@ -1,0 +1,252 @@
+"""`persistent-runner init`: a study's folder from a deck that runs already."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import TEMPLATE_SUFFIX, walk_inputs
+from persistent_runner.interview import ask_for_command, ask_for_marks, ask_for_metrics
+from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark
+from persistent_runner.study.new import NewStudy
+from persistent_runner.study.sample import METRIC_FORM, proposals, read_metric
+from persistent_runner.study.solver import Solver, solver_of
+from persistent_runner.study.spec import StudySpec
+from persistent_runner.study.toml import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from persistent_runner.inputs import InputFile
+    from persistent_runner.study.fields import Direction
+    from persistent_runner.study.sample import Metric
+
+_CASE = "case"
+_LARGEST_TEXT_BYTES = 2**26
+
+
+def init_study(
+    decks: Sequence[str],
+    *,
+    into: str | None = None,
+    params: Sequence[str] = (),
+    command: Sequence[str] = (),
+    sample: str | None = None,
+    metrics: Sequence[str] = (),
+) -> Path:
+    """Copy a deck (files, or a case's folder) into a new study, its chosen numbers marked; return the study's folder.
+
+    What is not given is asked for on a terminal. Says what it made and what comes next. Raises ConfigError for what
+    cannot be done; then there is no new folder.
+    """
+    folder = _new_folder(decks, into)
+    results = _sample_folder(sample)
+    files = _files(decks)
+    texts = _texts(files)
+    asks = sys.stdin.isatty()
+    if not params and not asks:
+        raise ConfigError(
+            "no parameter is marked, and there is no terminal to ask for them", remedy=f"Write {PARAM_FORM}."
+        )
+    given = [read_metric(each, results) for each in metrics]
+    _check_names(given)
+    marks = joined([read_mark(texts, each) for each in params]) or ask_for_marks(texts)
+    solver = solver_of(texts)
+    if command:
+        solver = replace(solver or Solver(""), command=list(command))
+    elif solver is None and asks:
+        solver = ask_for_command()
+    marked = [text for text in texts.values() if any(n.deck is text for mark in marks for n in mark.numbers)]
+    inputs = {text.path for text in marked} | (_unchanged(files, results) if results else set())
+    proposed = proposals(results, inputs) if results and not given else []
+    objectives: dict[str, Direction] = {given[0].name: "minimize"} if given else {}
+    if proposed and asks:
+        given, objectives = ask_for_metrics(proposed)
+    study = NewStudy(
+        source=", ".join(Path(deck).resolve().name for deck in decks),
+        marks=marks,
+        solver=solver,
+        metrics=given,
+        objectives=objectives,
+        proposed=proposed,
+        delimiters=free_delimiters(marked),
+    )
+    _write(folder, files, marked, study)
+    _say(folder, files, marked, study)
+    for warning in [*_doubts(files, study), *_missing(decks, texts, files)]:
+        click.echo(f"Warning: {warning}", err=True)
+    return folder
+
+
+def _new_folder(decks: Sequence[str], into: str | None) -> Path:
+    folder = Path(into) if into is not None else Path(Path(decks[0]).resolve().stem)
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder} is there already", remedy=f"Choose another name with --into {folder.name}-study.")
+    return folder
+
+
+def _sample_folder(sample: str | None) -> Path | None:
+    if sample is None:
+        return None
+    folder = Path(sample)
+    if not folder.is_dir():
+        raise ConfigError(f"--sample {sample}: there is no such folder", remedy="Name the folder of a finished run.")
+    return folder
+
+
+def _files(decks: Sequence[str]) -> list[InputFile]:
+    files = walk_inputs(Path(), decks)
+    if not files:
+        raise ConfigError(f"there is no file in {', '.join(decks)}")
+    for file in files:
+        if file.template:
+            raise ConfigError(
+                f"{file.source} is a template already, by its name",
+                remedy=f"Give the deck as it runs: rename it without {TEMPLATE_SUFFIX}, with numbers in it.",
+            )
+    return files
+
+
+def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
+    """Return the files that are text, by where they land; links and those above 64 MiB are not looked into."""
+    found = {}
+    for file in files:
+        try:
+            if file.link or file.source.stat().st_size > _LARGEST_TEXT_BYTES:
+                continue
+            text = Deck.of(file.path, file.source.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{file.source} cannot be read: {error.strerror}") from None
+        if text is not None:
+            found[file.path] = text
+    return found
+
+
+def _check_names(metrics: Sequence[Metric]) -> None:
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--metric {name}= is given twice", remedy="Give each number a name of its own.")
+
+
+def _unchanged(files: Sequence[InputFile], sample: Path) -> set[str]:
+    """Return the files of the sample that are the deck's own; none where the deck was run in its own folder."""
+    if any((sample / file.path).resolve() == file.source.resolve() for file in files):
+        return set()
+    return {
+        file.path
+        for file in files
+        if (twin := sample / file.path).is_file() and twin.read_bytes() == file.source.read_bytes()
+    }
+
+
+def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy) -> None:
+    """Write the whole study, or nothing."""
+    bytes_of = {deck.path: deck.template(study.marks, study.delimiters) for deck in marked}
+    templates = {file.source.resolve(): bytes_of[file.path] for file in files if file.path in bytes_of}
+    try:
+        folder.mkdir(parents=True)
+        try:
+            for file in files:
+                _copy(file, folder / _CASE, templates)
+            (folder / FILE_NAME).write_text(study.toml(), encoding="utf-8", newline="\n")
+            if study.metrics and study.solver:
+                _load(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise ConfigError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+
+
+def _load(folder: Path) -> None:
+    """Raise ConfigError where the study that was written is none: an option said what study.toml cannot."""
+    try:
+        StudySpec.load(folder)
+    except ConfigError as error:
+        raise ConfigError(error.message, remedy="Nothing was made.") from None
+
+
+def _copy(file: InputFile, case: Path, templates: Mapping[Path, bytes]) -> None:
+    """Copy a file, or write its template; a link stays one unless a template stands where it leads."""
+    text = templates.get(file.source.resolve())
+    target = case / (file.path if text is None else file.path + TEMPLATE_SUFFIX)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        target.write_bytes(text)
+    elif file.link:
+        target.symlink_to(file.link)
+        return
+    else:
+        shutil.copyfile(file.source, target)
+    shutil.copymode(file.source, target)
+
+
+def _say(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy) -> None:
+    case = folder / _CASE
+    size = sum(file.source.stat().st_size for file in files) / 1e6
+    click.echo(f"{folder / FILE_NAME}: varies {', '.join(mark.name for mark in study.marks)}")
+    click.echo(f"{case}: the deck's files ({len(files)}, {size:.1f} MB), as they are but for the parameters in")
+    for deck in marked:
+        click.echo(f"  {case / (deck.path + TEMPLATE_SUFFIX)}")
+    for mark in study.marks:
+        places = ", ".join(number.place for number in mark.numbers)
+        kind = "int" if mark.is_int else "float"
+        click.echo(f"  {mark.name}: {mark.numbers[0].text} at {places}; {kind}, {mark.low:g} to {mark.high:g}")
+    if study.solver and study.solver.name:
+        click.echo(f"It looks like {study.solver.name}; the command is: {'; '.join(study.solver.command)}")
+    for metric in study.metrics:
+        shown = "not tried, for want of --sample" if metric.value is None else f"{metric.value:g} ({metric.note})"
+        direction = study.objectives.get(metric.name)
+        click.echo(f"  {metric.name}, {direction or 'read'}: {shown}")
+    left = [] if study.solver else ["[trial] command"]
+    left += [] if study.metrics else ["[metrics]", "[objectives]"]
+    if left:
+        click.echo(f"Left to write in {folder / FILE_NAME}: {', '.join(left)}.")
+    if not study.metrics:
+        for metric in study.proposed:
+            click.echo(f"  proposed there: {metric.name} = {metric.value:g} ({metric.extract.file}, {metric.note})")
+        if not study.proposed:
+            click.echo(f"  or give them: {METRIC_FORM}, with --sample DIR of a finished run")
+    name = click.format_filename(folder)
+    click.echo(f"\nThen type:  run-study {name} --check\n            run-study {name}")
+
+
+def _doubts(files: Sequence[InputFile], study: NewStudy) -> Iterator[str]:
+    """Yield what may not be as its owner thinks."""
+    for mark in study.marks:
+        text = mark.numbers[0].text
+        if not mark.is_inside:
+            yield (
+                f"{mark.name} is {text} in the deck, outside {mark.low:g} to {mark.high:g}, so the deck as it came is "
+                "no first trial."
+            )
+    read = dict.fromkeys(metric.extract.file for metric in study.metrics or study.proposed)
+    there = [file.path for file in files if file.path in read]
+    if there:
+        yield (
+            f"an old result was copied with the deck: {', '.join(there)}. Remove it from {_CASE}, or a trial that "
+            "writes none gives its number."
+        )
+
+
+def _missing(decks: Sequence[str], texts: Mapping[str, Deck], files: Sequence[InputFile]) -> Iterator[str]:
+    """Yield the files beside a deck that it names, such as an include, and that were not given."""
+    given = {file.source.resolve() for file in files}
+    for deck in map(Path, decks):
+        text = texts.get(deck.name)
+        if text is None or not deck.is_file():
+            continue
+        beside = [path for path in deck.resolve().parent.iterdir() if path.is_file() and path.resolve() not in given]
+        named = sorted(path.name for path in beside if "." in path.name and path.name in text.text)
+        if named:
+            yield (
+                f"{deck.name} names what lies beside it and was not copied: {', '.join(named)}. "
+                f"Put it into {_CASE} if a trial needs it."
+            )
