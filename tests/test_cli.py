@@ -473,7 +473,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing(place, moment, number) -> Non
     more = '[setup]\ncommand = "sleep 601"' if moment == "setup" else ""
     study = place.study(command, more=more)
     with place.platform() as platform:
-        driver = place.start(study)
+        driver = place.start(study, "--no-pilot")
         if said:
             driver.wait_for(said)
         elif said is None:
@@ -511,7 +511,7 @@ def test_three_interrupts_leave_and_say_what_still_runs(place) -> None:
     """Who presses a third time is not kept waiting: exit 4, the job's id, and until when it can run."""
     study = place.study(SLEEPING)
     with place.platform():
-        driver = place.start(study)
+        driver = place.start(study, "--no-pilot")
         until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
         for said in ("no new trials", "stopping the trials", None):
             driver.process.send_signal(signal.SIGINT)
@@ -527,7 +527,7 @@ def test_three_interrupts_leave_and_say_what_still_runs(place) -> None:
 
 def test_who_leaves_is_not_kept_by_a_platform_that_has_gone(place) -> None:
     """With nobody else on the local platform the third Ctrl-C ends the command as well: exit 4 and no second release."""
-    driver = place.start(place.study(SLEEPING))
+    driver = place.start(place.study(SLEEPING), "--no-pilot")
     until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
     for said in ("no new trials", "stopping the trials", None):
         driver.process.send_signal(signal.SIGINT)
@@ -541,7 +541,7 @@ def test_one_interrupt_lets_running_trials_finish_and_the_next_start_goes_on(pla
     """Ctrl-C once loses nothing: the trials that ran are complete, the rest is for the same line again."""
     study = place.study('while [ ! -e "$GO" ]; do sleep 0.05; done; cp parameters.json result.json')
     go = place.folder.parent / "go"
-    env = ["--set", f'cluster.env={{GO="{go}"}}']
+    env = ["--no-pilot", "--set", f'cluster.env={{GO="{go}"}}']
     driver = place.start(study, *env)
     until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
     driver.process.send_signal(signal.SIGINT)

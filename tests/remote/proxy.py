@@ -19,6 +19,7 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket, threading.Event]] = []
         self._threads: list[threading.Thread] = []
         self._closed = False
+        self.passed = 0  # bytes so far, both ways
 
     def __enter__(self) -> Self:
         self._spawn(self._accept)
@@ -83,6 +84,8 @@ class Proxy:
             while data := source.recv(1 << 16):
                 flow.wait()
                 sink.sendall(data)
+                with self._lock:
+                    self.passed += len(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
