@@ -57,7 +57,7 @@ class _Request:
     header: Header
     body: bytes
     future: Future[Reply] = field(default_factory=Future)
-    on_log: Callable[[bytes], None] | None = None
+    on_log: Callable[[int, bytes], None] | None = None
 
 
 class RequestRefused(RunnerError):
@@ -149,13 +149,15 @@ class Link:
         files: Sequence[tuple[str, bytes, int]],
         outputs: Sequence[str],
         setup: str | None = None,
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[int, bytes], None] | None = None,
+        seldom: bool = False,
     ) -> Future[Exit]:
         """Start a command, or join it when it was started before; the future gives its exit.
 
         `files` are (path below the working directory, content, mode) and travel in the same frame; `timeout` is in
-        seconds and kept by the node; `on_log` gets the log's bytes in order, each once, before the future is done, in
-        the thread that reads the link: it must neither wait nor raise.
+        seconds and kept by the node; `on_log` gets (offset, bytes) of the log in order, each byte once, before the
+        future is done, in the thread that reads the link: it must neither wait nor raise. With `seldom` it gets the
+        newest bytes once a second alone; what is printed last is in the exit's tail.
         """
         header = {
             "t": "run",
@@ -171,6 +173,7 @@ class Link:
             "setup": setup,
             "inline": INLINE_BYTES,
             "follow": 0 if on_log else None,
+            "seldom": seldom,
         }
         return self._request(header, exit_of, b"".join(data for _, data, _ in files), on_log)
 
@@ -232,7 +235,7 @@ class Link:
         header: Header,
         convert: Callable[[Header, bytes], Result],
         body: bytes = b"",
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[int, bytes], None] | None = None,
     ) -> Future[Result]:
         request = _Request(header, body, on_log=on_log)
         with self._state:
@@ -344,20 +347,25 @@ class Link:
                 connection.close()
 
     def _deliver(self, header: Header, body: bytes) -> None:
+        if header["t"] == "logs":
+            self._deliver_logs(header, body)
+            return
         with self._state:
-            take = self._pending.get if header["t"] == "log" else self._pending.pop
-            request = take(header["id"], None)
+            request = self._pending.pop(header["id"], None)
         if request is None:
             return
-        if header["t"] == "log":
-            request.header["follow"] = header["offset"] + len(body)  # a new agent goes on from there
-            if request.on_log is not None:
-                request.on_log(body)
-        elif header["t"] == "error":
+        if header["t"] == "error":
             remedy = "The disk of the node is full." if header["kind"] == "disk" else ""
             request.future.set_exception(RequestRefused(f"{self._node}: {header['text']}", remedy=remedy))
         else:
             request.future.set_result((header, body))
+
+    def _deliver_logs(self, header: Header, body: bytes) -> None:
+        for request_id, offset, size in header["logs"]:
+            data, body = body[:size], body[size:]
+            if (request := self._pending.get(request_id)) is not None and request.on_log is not None:
+                request.header["follow"] = offset + size  # a new agent goes on from there
+                request.on_log(offset, data)
 
     def _finish(self, error: Exception) -> None:
         """End the link for good: the first error counts, and reaches everybody who waits."""
