@@ -17,12 +17,9 @@ import filelock
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError
-from persistent_runner.plan import run_path
 from persistent_runner.printable import printable
 from persistent_runner.remote.live_log import cut_before, live_log, whole_log
 from persistent_runner.spelling import did_you_mean
-from persistent_runner.study.spec import StudySpec
-from persistent_runner.study.toml import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +52,10 @@ def find_run(settings: Settings, study: Path | None, say: Callable[[str], None])
     named = [path for path, name in runs.items() if str(study) in (name, path.name)]
     if named:
         return max(named, key=_changed)
-    if study.is_file() or (study / FILE_NAME).is_file():
+    if study.is_file() or (study / "study.toml").is_file():
+        from persistent_runner.plan import run_path  # heavy, and most name their study by its name
+        from persistent_runner.study.spec import StudySpec
+
         path = run_path(settings, StudySpec.load(study).study.name)
         if _is_run(path):
             return path
