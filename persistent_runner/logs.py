@@ -97,7 +97,8 @@ class Run:
             whole = data[: data.rfind(b"\n") + 1]
             self._at += len(whole)
             for line in whole.splitlines():
-                self._note(json.loads(line))
+                with contextlib.suppress(ValueError):  # a damaged one is for the next start to name
+                    self._note(json.loads(line))
 
     def _note(self, record: dict[str, Any]) -> None:
         if record["kind"] == "attempt":

@@ -44,7 +44,7 @@ CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
-OFTEN = 0.2  # seconds between two looks at the logs that somebody reads line by line
+OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
 SELDOM = 1.0  # seconds between two looks at the logs that nobody reads line by line, and before the first one
 SELDOM_EACH, SELDOM_ALL = 1 << 14, 1 << 17  # bytes of one such log, and of all of them, in one frame
 

@@ -148,8 +148,8 @@ class WorkDir:
 
         Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed.
         `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
-        `on_line` gets each line as it is printed, in the calling thread; what it raises ends the process tree and is
-        raised from here.
+        `on_line` gets each line, at most 0.3 s and the way here after it is printed, in the calling thread; what it
+        raises ends the process tree and is raised from here.
         """
         self.check()
         if self._seq == 0 and "parameters.json" not in self._pushed:
