@@ -11,15 +11,15 @@
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands | faults fault_kinds answers shown control journal durations
-    5  study/    spec fields toml space extract formula | objective functions readers tables results
+    5  study/    spec fields toml space extract formula | objective functions readers tables results schema reference
          loop tenure outbox progress resume returned | run_folder storage spending summary
        rescale/  api fields | client catalogue states transport
     4  pool.py                                 trials onto nodes
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer | live_log workdir
-    1  errors.py  recovery.py  redaction.py  settings.py  account.py  render.py  duration.py  interrupts.py
-       spelling.py  background.py  printable.py  crash.py
+    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer explain | live_log workdir
+    1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
+       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

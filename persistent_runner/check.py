@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, ResultMissing
+from persistent_runner.inputs import LINK_MODE, walk_inputs
 from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.meter import Cost
 from persistent_runner.plan import (
@@ -24,6 +25,7 @@ from persistent_runner.plan import (
 from persistent_runner.pool import trials_at_a_time
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
+from persistent_runner.study.readers import Readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,15 +41,18 @@ def check_study(
     max_concurrent: int | None = None,
     runs_dir: str | Path | None = None,
     sets: Sequence[str] = (),
+    sample: str | Path | None = None,
 ) -> dict[str, Any]:
     """Rehearse a start without leasing anything: validate all, render trial 0 into a folder, ask for job and price.
 
+    `sample` is a folder with the files of a finished run, which the readers are tried on in place of the solver's.
     Returns what `run-study --check` shows. Raises what a start would raise before money is spent.
     """
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     spec = load_study(path, sets, n_trials, max_concurrent)
     parameters = first_parameters(spec)
     files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
+    readings = _read(spec, parameters, Path(sample)) if sample is not None else []
     site = choose_platform(settings)
     try:
         request = complete(request_of(spec), site)
@@ -63,6 +68,7 @@ def check_study(
         "n_trials": spec.study.n_trials,
         "parameters": parameters,
         "rendered": files,
+        "readings": readings,
         "command": spec.command_text or spec.trial.objective,
         "job": request.model_dump(mode="json", exclude={"name", "command", "public_key", "env"})
         | {"env": sorted(request.env)},
@@ -77,18 +83,48 @@ def check_study(
     }
 
 
+def _read(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Return what each metric finds in the files of a finished run: its value and where it stood, or what is wrong."""
+    if not folder.is_dir():
+        raise ConfigError(f"--sample: there is no folder {folder}", remedy="Name the folder of a finished run.")
+    if not spec.metrics:
+        raise ConfigError("--sample: the study has no [metrics]; its objective reads its results itself")
+    found = Readings(folder, spec.metrics, functions=spec.functions, parameters=parameters)
+    readings: list[dict[str, Any]] = []
+    for name in spec.metrics:
+        try:
+            reading = found.reading(name)
+        except ResultMissing as error:
+            readings.append({"metric": name, "value": None, "note": error.message})
+            continue
+        note = reading.note
+        bounds = spec.constraints.get(name)
+        if bounds is not None:
+            missed = bounds.violation(reading.value)
+            note += "; the constraint is met" if missed <= 0 else f"; the constraint is missed by {missed:.6g}"
+        readings.append({"metric": name, "value": reading.value, "note": note})
+    return readings
+
+
 def _render(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[str]:
     """Write the working directory that a trial with these parameters would get; return its files."""
     files = rendered(spec, parameters)
     files.append(("parameters.json", json.dumps(parameters, indent=1).encode() + b"\n", 0o644))
+    big = [file for file in walk_inputs(spec.folder, spec.trial.inputs) if file.shared]
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier check
     try:
         for name, data, mode in files:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            if mode == LINK_MODE:
+                target.symlink_to(data.decode())
+                continue
             target.write_bytes(data)
             if sys.platform != "win32":
                 target.chmod(mode)
+        for file in big:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file.source, folder / file.path)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}", remedy="Choose --runs-dir DIR.") from None
-    return [str(folder / name) for name, _, _ in files]
+    return [str(folder / name) for name in [*(name for name, _, _ in files), *(file.path for file in big)]]

@@ -42,8 +42,13 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.option("--runs-dir", type=_FOLDER, metavar="DIR", help="Where results are kept (default: ./runs).")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Change a key of study.toml: cluster.cores=4.")
 @click.option("--check", is_flag=True, help="Lease nothing: validate, render trial 0, show job, nodes and price.")
+@click.option("--sample", type=_FOLDER, metavar="DIR", help="With --check: try the readers on a finished run's files.")
 @click.option("--keep", metavar="DURATION", help="Leave the cluster to the next study for so long: 30m.")
 @click.option("--force-stop", is_flag=True, help="End the cluster without waiting for its files to be saved.")
+@click.option("--new", metavar="NAME", help="Begin a new study under this name.")
+@click.option("--accept-changed", is_flag=True, help="Go on though deck, setup, command or readers have changed.")
+@click.option("--retry-failed", is_flag=True, help="Run the designs of failed trials again; accepts changes.")
+@click.option("--reread", "read_again", is_flag=True, help="Read all results anew out of the kept files; runs nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object (that of summary.json).")
 @click.option("-q", "--quiet", is_flag=True, help="Show warnings only.")
@@ -51,9 +56,13 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.version_option(package_name="persistent_runner")
 def run_study(study: str, check: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Run the study of a folder or a file."""
+    if (new := options.pop("new")) is not None:
+        options["sets"] = (*options["sets"], f"study.name={json.dumps(new)}")
     with _ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
         if check:
-            _check(study, as_json=as_json, **options)
+            sys.exit(_check(study, as_json=as_json, **options))
+        elif options.pop("sample") is not None:
+            raise click.UsageError("--sample goes with --check.")
         else:
             sys.exit(_run(study, console, as_json=as_json, quiet=quiet, **options))
 
@@ -79,14 +88,15 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
     return run.exit_code
 
 
-def _check(study: str, *, as_json: bool, force_stop: bool, keep: str | None, yes: bool, **options: Any) -> None:
-    del force_stop, keep, yes  # nothing is leased
+def _check(study: str, *, as_json: bool, **options: Any) -> int:
     from persistent_runner.check import check_study
 
-    found = check_study(study, **options)
+    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again"}
+    found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
+    wrong = sum(reading["value"] is None for reading in found["readings"])
     if as_json:
         click.echo(json.dumps(found, indent=1))
-        return
+        return 2 if wrong else 0
     job = found["job"]
     click.echo(f"study       {found['study']}: {found['n_trials']} trials")
     click.echo("trial 0     " + ", ".join(f"{name} = {value}" for name, value in found["parameters"].items()))
@@ -94,6 +104,10 @@ def _check(study: str, *, as_json: bool, force_stop: bool, keep: str | None, yes
         click.echo(("command     " if n == 0 else "            ") + line)
     for n, path in enumerate(found["rendered"]):
         click.echo(("rendered    " if n == 0 else "            ") + path)
+    for n, reading in enumerate(found["readings"]):
+        value = reading["note"] if reading["value"] is None else f"{reading['metric']} = {reading['value']:.10g}"
+        note = "" if reading["value"] is None else f"  ({reading['note']})"
+        click.echo(("readings    " if n == 0 else "            ") + value + note)
     tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
     click.echo(f"job         {tiles}; env {', '.join(job['env']) or 'none'}")
     together = found["trials_at_a_time"]
@@ -101,7 +115,8 @@ def _check(study: str, *, as_json: bool, force_stop: bool, keep: str | None, yes
     click.echo(f"lease       {found['lease']}")
     for note in found["notes"]:
         click.echo(f"            {note}")
-    click.echo("Nothing was leased.")
+    click.echo(f"{wrong} of the metrics cannot be read. Nothing was leased." if wrong else "Nothing was leased.")
+    return 2 if wrong else 0
 
 
 def _confirmation(*, yes: bool) -> Callable[[str, bool], None]:
@@ -317,6 +332,19 @@ def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_
         if as_json:
             click.echo(json.dumps(found.findings.report(), indent=1))
         sys.exit(found.findings.exit_code)
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="Print the reference page of every key instead.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of study.toml, by which an editor completes its keys and underlines mistakes.
+
+    Written to study.schema.json beside a study, a first line of study.toml names it: #:schema ./study.schema.json
+    """
+    from persistent_runner.study.reference import reference_page
+    from persistent_runner.study.schema import study_schema
+
+    click.echo(reference_page() if markdown else json.dumps(study_schema(), indent=1) + "\n", nl=False)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from persistent_runner.plan import check_fits, complete, guard_of, request_of, r
 from persistent_runner.remote import ssh
 from persistent_runner.settings import load_settings, state_dir
 from persistent_runner.site import Site, choose_platform, line_before_money
+from persistent_runner.study.pilot import PilotFailed
 from persistent_runner.study.spending import recorder, spent
 
 if TYPE_CHECKING:
@@ -240,6 +241,12 @@ def _held(cluster: ClusterLease, interrupts: Interrupts, *, force: bool, keep: t
         try:
             yield
         except Leave:
+            raise
+        except PilotFailed:
+            if interrupts.count:
+                cluster.release(force=force)
+            else:
+                cluster.keep(cluster.guard.orphan_idle)  # the next start goes on there, without another boot
             raise
         except BaseException:
             cluster.release(force=force)

@@ -221,7 +221,8 @@ def best_line(summary: dict[str, Any]) -> str:
     if not summary["best"]:
         if summary["trials"].get("COMPLETE"):
             return f"No trial meets the constraints ({counts}). trials.csv shows by how much each misses them."
-        return f"No trial is complete ({counts}). Mend the cause; --n-trials with a higher number runs more."
+        again = "--retry-failed runs them again" if "FAIL" in summary["trials"] else "the same line goes on"
+        return f"No trial is complete ({counts}). Mend the cause; {again}."
     if len(summary["objectives"]) > 1:
         volume = f", hypervolume {summary['hypervolume']:.6g}" if "hypervolume" in summary else ""
         return f"{len(summary['best'])} trials that no other one beats ({counts}){volume}."

@@ -11,11 +11,12 @@ import optuna
 
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import walk_inputs
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.guard import Guard
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.remote import ssh
-from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.render import render_inputs
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.spec import StudySpec
@@ -33,11 +34,11 @@ _BUSY = timedelta(minutes=40)  # how long HTCondor, too, lets a job run whose su
 _BUSY_MARGIN = timedelta(minutes=5)
 
 
-def limits_of(spec: StudySpec) -> Limits:
-    """Return when a study stops asking."""
+def limits_of(spec: StudySpec, total: int) -> Limits:
+    """Return when a study stops asking: at `total` settled trials, or before."""
     most = spec.study.max_time
     return Limits(
-        spec.study.n_trials,
+        total,
         max_seconds=most.total_seconds() if most else None,
         max_consecutive_failures=spec.study.max_consecutive_failures,
     )
@@ -155,5 +156,9 @@ def first_parameters(spec: StudySpec) -> dict[str, Any]:
 
 
 def rendered(spec: StudySpec, parameters: dict[str, Any]) -> list[tuple[str, bytes, int]]:
-    """Return the input files (path, content, mode) of a trial with these parameters; ConfigError as in a trial."""
-    return render_inputs(walk_inputs(spec.folder, spec.trial.inputs), parameters, spec.trial.template.delimiters)
+    """Return the inputs (path, content, mode) of a trial with these parameters, but for the big files.
+
+    ConfigError as in a trial.
+    """
+    files = [file for file in walk_inputs(spec.folder, spec.trial.inputs) if not file.shared]
+    return render_inputs(files, parameters, spec.trial.template.delimiters)

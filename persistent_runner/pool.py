@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConfigError, NoCapacity
+from persistent_runner.inputs import checksum, walk_inputs
+from persistent_runner.remote.by_hand import ssh_line
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
-from persistent_runner.render import walk_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,7 @@ class Pool:
         self._run = run
         self.capacity = 0
         self.node = ""
+        self._root = ""
         self._link = self._new_link()
 
     def _new_link(self) -> Link:
@@ -96,6 +98,10 @@ class Pool:
         head = self._lease.head_node
         return f"{self._lease.name} {head.instance_id} {head.started}"
 
+    def way_in(self, number: int, attempt: int) -> str:
+        """Return the line for a person who wants to look into an attempt's directory."""
+        return ssh_line(self._lease.connection, f"{self._root}/{number:05d}.{attempt}", self._folder / "known_hosts")
+
     @property
     def seconds_left(self) -> float:
         """How long the cluster is there for."""
@@ -108,6 +114,7 @@ class Pool:
         """
         hello = self._link.open()
         self.node = hello.host
+        self._root = hello.root
         cores = self._lease.cores_per_node or hello.cores
         trial_cores = self._trial_cores = self._trial_cores or cores
         if trial_cores > cores:
@@ -196,7 +203,7 @@ class Pool:
         if setup is None:
             return
         files = walk_inputs(setup.folder, setup.inputs)
-        content = [(file.path, file.mode, hashlib.sha256(file.source.read_bytes()).hexdigest()) for file in files]
+        content = [(file.path, file.mode, checksum(file)) for file in files]
         digest = hashlib.sha256(repr((content, setup.command)).encode()).hexdigest()[:12]
         workdir = self._workdir(f"setup-{digest}", 0, self._folder / "setup", setup.folder, "the setup")
         log.info("setup: %s", setup.command.strip().splitlines()[0] if setup.command.strip() else "files")

@@ -2,30 +2,31 @@
 
 A deck is copied byte for byte except for `@{ expression }@`. Jinja2 parses and evaluates the expressions, in its
 sandbox; the text around them never passes through it, so line ends, `{{`, `{%` and `{#` of real decks stay as they are.
+`@{ include("material.inp") }@` inserts another file, without its last line end; one that ends in `.j2` is rendered too.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
-import os
-import stat
-from dataclasses import dataclass
-from numbers import Integral, Real
-from pathlib import Path, PurePosixPath
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.formats import FILTERS, number_of, text_of
+from persistent_runner.inputs import TEMPLATE_SUFFIX, InputFile, lexical, read_input
 from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from jinja2 import Environment
     from jinja2.runtime import Context
 
-TEMPLATE_SUFFIX = ".j2"
-RESERVED = (".attempt", "parameters.json")
-"""Names in a working directory that the runner itself writes."""
+_INCLUDE = re.compile(r"include\s*\(\s*(?:\"([^\"]*)\"|'([^']*)')\s*\)")
+_MARKED = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 @dataclass(frozen=True)
@@ -48,66 +49,73 @@ DEFAULT_DELIMITERS = Delimiters()
 
 
 @dataclass(frozen=True)
-class InputFile:
-    """One file of a working directory.
+class _Deck:
+    """A text with expressions: from a file (`path`; its includes lie in `root`) or from a caller (no `path`).
 
-    `path` is relative to that directory, with `/`; `mode` its permission bits; `source` the local file; `template`
-    says that it is rendered.
+    `mark` is the byte order mark that stood before the text, `above` are the files that include it, outermost first.
     """
 
-    path: str
-    mode: int
-    source: Path
-    template: bool
+    name: str
+    text: str
+    encoding: str = "utf-8"
+    mark: bytes = b""
+    path: Path | None = None
+    root: Path | None = None
+    above: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Expression:
     source: str
-    line: int
+    place: str
 
 
 def render(template: str | Path, parameters: Mapping[str, object] | None = None, /, **values: object) -> str:
     """Return the text of a template (a Path: of that file) with the parameters filled in.
 
-    Raises ConfigError with file and line for an unknown name, wrong syntax, or a number that does not fit its field.
+    Raises ConfigError with file and line for an unknown name, wrong syntax, a number that does not fit its field, or an
+    include that is not there.
     """
-    if isinstance(template, Path):
-        text, _ = _decode(template)
-        where = template.name
-    else:
-        text, where = template, "template"
-    return _fill(text, {**(parameters or {}), **values}, DEFAULT_DELIMITERS, where)
+    deck = _read_deck(template, template.parent) if isinstance(template, Path) else _Deck("template", template)
+    return _fill(deck, {**(parameters or {}), **values}, DEFAULT_DELIMITERS, [])
 
 
 def render_inputs(
     files: Iterable[InputFile], parameters: Mapping[str, object], delimiters: Delimiters = DEFAULT_DELIMITERS
 ) -> list[tuple[str, bytes, int]]:
-    """Return (path, content, mode) of each input, the templates rendered; ConfigError as in `render`."""
+    """Return (path, content, mode) of each input, the templates rendered; ConfigError as in `render`.
+
+    The content of a link is where it leads.
+    """
     return [(file.path, _content(file, parameters, delimiters), file.mode) for file in files]
 
 
 def check_templates(
-    files: Iterable[InputFile], names: Iterable[str], delimiters: Delimiters = DEFAULT_DELIMITERS
+    files: Iterable[InputFile],
+    names: Iterable[str],
+    delimiters: Delimiters = DEFAULT_DELIMITERS,
+    *,
+    elsewhere: Iterable[str] = (),
+    sometimes: Mapping[str, str] | None = None,
 ) -> None:
     """Raise one ConfigError with everything that is wrong between the templates and the names of the parameters.
 
-    That is wrong syntax, an unknown name, and a parameter that no template uses (where there are templates at all).
+    That is wrong syntax, an unknown name, an include that cannot be had, and a parameter that neither a template nor
+    what it includes uses (where there are templates at all). What is used `elsewhere` counts as used; what only
+    `sometimes` has a value (name: when) must not be used.
     """
-    known = list(names)
+    known, sometimes = list(names), dict(sometimes or {})
     templates = [file for file in files if file.template]
     used: set[str] = set()
     problems: list[str] = []
     for file in templates:
         try:
-            for piece in _split(_decode(file.source)[0], delimiters, file.source.name):
+            for piece in _pieces(_read_deck(file.source, file.root), delimiters, []):
                 if isinstance(piece, _Expression):
-                    try:
-                        used |= _names(piece, known, file.source.name)
-                    except ConfigError as error:
-                        problems.append(str(error))
+                    problems += _look(piece, known, sometimes, used)
         except ConfigError as error:
             problems.append(str(error))
+    used |= set(elsewhere)
     unused = [name for name in known if name not in used]
     if templates and unused and not problems:
         example = f"{delimiters.start} {unused[0]} {delimiters.end}"
@@ -116,117 +124,100 @@ def check_templates(
             f"{', '.join(file.source.name for file in templates)}); write {example} where it belongs, or remove it"
         )
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(dict.fromkeys(problems)))  # what several include is told once
 
 
-def walk_inputs(folder: Path, inputs: Sequence[str]) -> list[InputFile]:
-    """Return the files that the entries of `inputs` (relative to `folder`) put into a working directory.
-
-    A file lands under its own name, the contents of a folder land recursively and sorted; `.j2` is dropped from the
-    name of a template; `__pycache__` is left out; links are followed. Raises ConfigError for what is missing, two
-    inputs with one name, and names that cannot be sent.
-    """
-    found: dict[str, InputFile] = {}
-    for entry in inputs:
-        start = folder / entry
-        if not entry or not os.path.lexists(start):
-            raise ConfigError(f'input "{entry}" is not there; {_nearest_entry(start)}')
-        for path, source in _walk(start, "", ()):
-            file = _input_file(path, source)
-            other = found.get(file.path)
-            if other:
-                raise ConfigError(f'two inputs land on "{file.path}": {other.source} and {source}; rename one of them')
-            found[file.path] = file
-    for path, file in found.items():
-        for parent in PurePosixPath(path).parents:
-            if str(parent) in found:
-                raise ConfigError(
-                    f'"{parent}" is both a file ({found[str(parent)].source}) and a folder of inputs '
-                    f"({file.source}); rename one of them"
-                )
-    return list(found.values())
-
-
-def _walk(source: Path, path: str, above: tuple[Path, ...]) -> Iterable[tuple[str, Path]]:
+def _look(expression: _Expression, known: list[str], sometimes: Mapping[str, str], used: set[str]) -> list[str]:
+    """Add the parameters of an expression to `used`; return what is wrong with it."""
     try:
-        mode = source.stat().st_mode
-        children = sorted(source.iterdir(), key=lambda child: child.name) if stat.S_ISDIR(mode) else []
-    except OSError as error:
-        target = f" (a link to {source.readlink()})" if source.is_symlink() else ""
-        raise ConfigError(f"input {source}{target} cannot be read: {error.strerror}; mend or remove it") from None
-    if stat.S_ISREG(mode):
-        yield path or source.name, source
-    elif stat.S_ISDIR(mode):
-        real = source.resolve()
-        if real in above:
-            raise ConfigError(f"input {source} is a link to a folder that contains it; remove the link")
-        for child in children:
-            if child.name != "__pycache__":
-                yield from _walk(child, f"{path}/{child.name}" if path else child.name, (*above, real))
-    else:
-        raise ConfigError(f"input {source} is neither a file nor a folder; remove it")
-
-
-def _input_file(path: str, source: Path) -> InputFile:
-    printable = path.encode("utf-8", "replace").decode()
-    if any(ord(character) < 32 or character == "\x7f" for character in path) or printable != path:
-        raise ConfigError(f"the name of input {path!r} holds a control character or is not UTF-8; rename it")
-    template = path.endswith(TEMPLATE_SUFFIX) and not path.endswith("/" + TEMPLATE_SUFFIX) and path != TEMPLATE_SUFFIX
-    target = path.removesuffix(TEMPLATE_SUFFIX) if template else path
-    if target.split("/")[0] in RESERVED:
-        raise ConfigError(f'input {source}: the name "{target}" is the runner\'s own in a working directory; rename it')
-    return InputFile(path=target, mode=_mode(source), source=source, template=template)
-
-
-def _mode(source: Path) -> int:
-    if os.name == "nt":
-        with source.open("rb") as file:
-            return 0o755 if file.read(2) == b"#!" else 0o644
-    return source.stat().st_mode & 0o777
-
-
-def _nearest_entry(path: Path) -> str:
-    parent = path.parent
-    while not parent.is_dir():
-        path, parent = parent, parent.parent
-    return f"in {parent}: {did_you_mean(path.name, sorted(child.name for child in parent.iterdir()))}"
+        names = _names(expression, [*known, *sometimes])
+    except ConfigError as error:
+        return [str(error)]
+    used |= names
+    return [
+        f"{expression.place}: {name} has a value only when {sometimes[name]}; write otherwise = ... in [space] as well"
+        for name in sorted(names & sometimes.keys())
+    ]
 
 
 def _content(file: InputFile, parameters: Mapping[str, object], delimiters: Delimiters) -> bytes:
+    if file.link:
+        return file.link.encode()
     if not file.template:
-        return _read(file.source)
-    text, encoding = _decode(file.source)
-    filled = _fill(text, parameters, delimiters, file.source.name)
+        return read_input(file.source)
+    deck = _read_deck(file.source, file.root)
+    included: list[_Deck] = []
+    filled = _fill(deck, parameters, delimiters, included)
+    encoding = deck.encoding
+    if encoding == "ascii":  # the deck itself does not say
+        said = (other.encoding for other in included if other.encoding in ("utf-8", "latin-1"))
+        encoding = next(said, "utf-8")
     try:
-        return filled.encode(encoding)
+        return deck.mark + filled.encode(encoding)
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{file.source.name} is not UTF-8, and {filled[error.start]!r} of a parameter does not exist in latin-1; "
-            "save the template as UTF-8"
+            f"{deck.name} is not UTF-8, and {filled[error.start]!r} of a parameter or an include does not exist in "
+            f"{encoding}; save the template as UTF-8"
         ) from None
 
 
-def _read(path: Path) -> bytes:
+def _read_deck(path: Path, root: Path, above: tuple[Path, ...] = ()) -> _Deck:
+    """Read a text in the encoding that its mark names, else in UTF-8, else byte for byte in latin-1."""
+    data = read_input(path)
+    mark = next((mark for mark in _MARKED if data.startswith(mark)), b"")
+    deck = _Deck(path.name, "", _MARKED.get(mark, "ascii" if data.isascii() else "utf-8"), mark, path, root, above)
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"input {path} cannot be read: {error.strerror}") from None
-
-
-def _decode(path: Path) -> tuple[str, str]:
-    data = _read(path)
-    if b"\0" in data:
+        deck = replace(deck, text=data[len(mark) :].decode(deck.encoding))
+    except UnicodeDecodeError:
+        if mark:
+            raise ConfigError(f"{path.name} begins as {deck.encoding} text and is none; save it as UTF-8") from None
+        deck = replace(deck, text=data.decode("latin-1"), encoding="latin-1")
+    if "\0" in deck.text:
         raise ConfigError(
             f"template {path.name} is not a text file (it holds NUL bytes); save it as UTF-8, or drop {TEMPLATE_SUFFIX}"
         )
-    try:
-        return data.decode(), "utf-8"
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), "latin-1"
+    return deck
 
 
-def _split(text: str, delimiters: Delimiters, where: str) -> Iterable[str | _Expression]:
-    at, line = 0, 1
+def _pieces(deck: _Deck, delimiters: Delimiters, included: list[_Deck]) -> Iterator[str | _Expression]:
+    """Yield the texts and expressions of a deck and all that it includes, in order; what it included is noted."""
+    for piece in _split(deck, delimiters):
+        if not isinstance(piece, _Expression) or not re.match(r"include\s*\(", piece.source):
+            yield piece
+            continue
+        inner = _included(deck, piece)
+        included.append(inner)
+        if inner.name.endswith(TEMPLATE_SUFFIX):
+            yield from _pieces(inner, delimiters, included)
+        else:
+            yield inner.text
+
+
+def _included(deck: _Deck, expression: _Expression) -> _Deck:
+    """Read what an expression includes, relative to the deck's own folder."""
+    place = f"{expression.place}: {expression.source}"
+    found = _INCLUDE.fullmatch(expression.source)
+    if not found:
+        raise ConfigError(f'{place}: an include takes the name of one file, as in include("material.inp")')
+    if deck.path is None or deck.root is None:
+        raise ConfigError(f"{place}: a text lies in no folder to include from; render the Path of a file")
+    name = found[1] or found[2] or ""
+    path = lexical(deck.path.parent / name)
+    if not path.is_relative_to(lexical(deck.root)):
+        raise ConfigError(f"{place}: {path} is not in {deck.root}; copy the file there, and include that")
+    if not path.is_file():
+        names = sorted(child.name for child in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise ConfigError(f"{place}: there is no file {path}; {did_you_mean(path.name, names)}")
+    chain = (*deck.above, deck.path)
+    if any(path.samefile(other) for other in chain):
+        names = [other.name for other in (*chain, path)]
+        raise ConfigError(f"{place}: a file cannot include itself: {' -> '.join(names)}; take one of them out")
+    inner = _read_deck(path, deck.root, chain)
+    return replace(inner, text=re.sub(r"\r?\n\Z", "", inner.text))  # the line of the include has one of its own
+
+
+def _split(deck: _Deck, delimiters: Delimiters) -> Iterator[str | _Expression]:
+    text, at, line = deck.text, 0, 1
     while (start := text.find(delimiters.start, at)) >= 0:
         yield text[at:start]
         line += text.count("\n", at, start)
@@ -234,32 +225,32 @@ def _split(text: str, delimiters: Delimiters, where: str) -> Iterable[str | _Exp
         end = text.find(delimiters.end, inside)
         if end < 0 or "\n" in text[inside:end]:
             raise ConfigError(
-                f"{where}, line {line}: {delimiters.start} is not closed by {delimiters.end} on the same line; close "
-                f'it, write {delimiters.start} "{delimiters.start}" {delimiters.end} for the signs themselves, or '
-                "choose other trial.template.delimiters"
+                f"{deck.name}, line {line}: {delimiters.start} is not closed by {delimiters.end} on the same line; "
+                f'close it, write {delimiters.start} "{delimiters.start}" {delimiters.end} for the signs themselves, '
+                "or choose other trial.template.delimiters"
             )
-        yield _Expression(text[inside:end].strip(), line)
+        yield _Expression(text[inside:end].strip(), f"{deck.name}, line {line}")
         at = end + len(delimiters.end)
     yield text[at:]
 
 
-def _fill(text: str, parameters: Mapping[str, object], delimiters: Delimiters, where: str) -> str:
+def _fill(deck: _Deck, parameters: Mapping[str, object], delimiters: Delimiters, included: list[_Deck]) -> str:
     done: list[str] = []
-    for piece in _split(text, delimiters, where):
+    for piece in _pieces(deck, delimiters, included):
         if isinstance(piece, str):
             done.append(piece)
             continue
-        _names(piece, parameters, where)
+        _names(piece, parameters)
         try:
-            done.append(_text(_compiled(piece.source)(dict(parameters))))
+            done.append(text_of(_compiled(piece.source)(dict(parameters))))
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise ConfigError(f"{where}, line {piece.line}: {piece.source}: {error}") from None
+            raise ConfigError(f"{piece.place}: {piece.source}: {error}") from None
     return "".join(done)
 
 
-def _names(expression: _Expression, known: Iterable[str], where: str) -> set[str]:
+def _names(expression: _Expression, known: Iterable[str]) -> set[str]:
     """Return the parameters of an expression; ConfigError where one is unknown or it is more than an expression."""
-    place = f"{where}, line {expression.line}: {expression.source}"
+    place = f"{expression.place}: {expression.source}"
     try:
         names = _parsed(expression.source)
     except ValueError as error:
@@ -281,13 +272,13 @@ def _environment() -> Environment:
 
         def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
             # "a" * 10**9 would fill the memory, and "1" + "2" is not 3
-            return super().call_binop(context, operator, _number(left, operator), _number(right, operator))
+            return super().call_binop(context, operator, number_of(left, operator), number_of(right, operator))
 
     environment = NumbersOnly(undefined=StrictUndefined, autoescape=False)
     environment.globals.clear()
     environment.filters.clear()
     environment.tests.clear()
-    environment.filters.update(_FILTERS)
+    environment.filters.update(FILTERS)
     return environment
 
 
@@ -316,52 +307,11 @@ def _parsed(source: str) -> frozenset[str]:
     )  # fmt: skip
     every = [tree, *tree.find_all(nodes.Node)]
     for node in every:
-        if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-            raise ValueError(f'there is no filter "{node.name}"; {did_you_mean(node.name, _FILTERS)}')
+        if isinstance(node, nodes.Filter) and node.name not in FILTERS:
+            raise ValueError(f'there is no filter "{node.name}"; {did_you_mean(node.name, FILTERS)}')
     if not all(isinstance(node, allowed) for node in every):
-        raise ValueError("a template takes names, numbers, + - * / and the filters fixed, sci and width only")
-    return frozenset(node.name for node in every if isinstance(node, nodes.Name))
-
-
-def _text(value: object) -> str:
-    """Return a value as a deck takes it: numbers with all their digits and a decimal point, text as it is."""
-    if isinstance(value, str | bool):
-        return str(value)
-    if isinstance(value, Integral):
-        return str(int(value))
-    if isinstance(value, Real):
-        return repr(float(value))
-    raise TypeError(f"is a {type(value).__name__}; a template takes numbers and text")
-
-
-def _number(value: object, needed_by: str) -> Any:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{needed_by} needs a number, not {value!r}")
-    return value
-
-
-def _count(value: object, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"a filter takes a whole number from 0 to {most}, as in | fixed(4), not {value!r}")
-    return value
-
-
-def _fixed(value: object, digits: object = None) -> str:
-    return f"{_number(value, 'fixed'):.{_count(digits, 60)}f}"
-
-
-def _sci(value: object, digits: object = None) -> str:
-    return f"{_number(value, 'sci'):.{_count(digits, 60)}e}"
-
-
-def _width(value: object, columns: object = None) -> str:
-    text = _text(value)
-    size = _count(columns, 500)
-    if len(text) > size:
+        *some, last = FILTERS
         raise ValueError(
-            f"{text!r} does not fit into {size} columns; shorten it first, for example with | sci(3) | width({size})"
+            f"a template takes names, numbers, + - * /, include and the filters {', '.join(some)} and {last} only"
         )
-    return text.rjust(size)
-
-
-_FILTERS: dict[str, Callable[..., str]] = {"fixed": _fixed, "sci": _sci, "width": _width}
+    return frozenset(node.name for node in every if isinstance(node, nodes.Name))

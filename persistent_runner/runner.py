@@ -27,11 +27,14 @@ from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rendered, run_path
 from persistent_runner.pool import Pool
 from persistent_runner.settings import load_settings
+from persistent_runner.study.content import check_unchanged, digest_of
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
+from persistent_runner.study.pilot import Pilot
 from persistent_runner.study.progress import Limits, settled
-from persistent_runner.study.proposals import put_first
+from persistent_runner.study.proposals import put_failed, put_first, retried
+from persistent_runner.study.reread import reread
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
@@ -114,6 +117,7 @@ def _run_trials(
     max_concurrent: int | None,
     delimiters: Delimiters | None = None,
     designs: DesignSpace | None = None,
+    digest: str | None = None,
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
 ) -> Progress:
@@ -156,6 +160,7 @@ def _run_trials(
             limits=limits,
             interrupts=interrupts,
             designs=designs,
+            pilot=None if digest is None else Pilot(folder, digest, pool.way_in),
             node=lambda: pool.node,
             where=lambda: pool.where,
             left=lambda: pool.seconds_left,
@@ -197,13 +202,18 @@ def run_study(
     sets: Sequence[str] = (),
     force_stop: bool = False,
     keep: timedelta | str | None = None,
+    accept_changed: bool = False,
+    retry_failed: bool = False,
+    read_again: bool = False,
     confirm: Callable[[str, bool], None] = lambda line, _: log.info(line),
     display: Callable[[str, ClusterLease], contextlib.AbstractContextManager[Any]] | None = None,
 ) -> StudyRun:
     """Run a study.toml until it has `n_trials` settled trials, going on where an earlier start stopped.
 
-    `keep` leaves the cluster to another study for that long, where this one ended well. `confirm` gets the line before
-    money is spent and whether any is, and raises to refuse. `display` makes what is
+    `keep` leaves the cluster to another study for that long, where this one ended well. `accept_changed` goes on with a
+    study whose deck, setup, command or readers have changed since it has results; so does `retry_failed`, which runs
+    the designs of its failed trials again, and `read_again`, which reads all results anew out of the kept files.
+    `confirm` gets the line before money is spent and whether any is, and raises to refuse. `display` makes what is
     shown while it runs: a context manager with `show(progress)`. Raises RunnerErrors whose `exit_code` says how
     `run-study` ends; whatever ends it, the lease is released first and the tables are written.
     """
@@ -217,10 +227,18 @@ def run_study(
         with interrupts.at_once():
             run = StudyRun(open_study(spec, folder), folder.path)
             settle_earlier(run.study, folder)
+            content = check_unchanged(
+                spec, folder, has_results=settled(run.study) > 0, accepted=accept_changed or retry_failed or read_again
+            )
+            if read_again:
+                run.study = reread(spec, run.study, folder)
             if not spec.trial.objective:
                 put_first(run.study, spec, folder)
+            if retry_failed:
+                put_failed(run.study, folder)
+            total = spec.study.n_trials + retried(folder)
         try:
-            if settled(run.study) < spec.study.n_trials:
+            if settled(run.study) < total:
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
                 with _counted(cluster, run) as held:
                     shown = display(spec.study.name, held) if display else contextlib.nullcontext()
@@ -232,11 +250,12 @@ def run_study(
                             folder=folder,
                             interrupts=interrupts,
                             inputs_root=spec.folder,
-                            limits=limits_of(spec),
+                            limits=limits_of(spec, total),
                             trial_cores=spec.trial.cores,
                             max_concurrent=spec.trial.max_concurrent,
                             delimiters=spec.trial.template.delimiters,
                             designs=None if spec.trial.objective else spec.designs,
+                            digest=digest_of(content),
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0

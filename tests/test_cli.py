@@ -118,6 +118,30 @@ def test_check_leases_nothing(place) -> None:
     assert not (place.state / "ledger").exists() or not list((place.state / "ledger").iterdir())
 
 
+def test_check_renders_a_case_as_a_trial_gets_it(place) -> None:
+    """Own delimiters, includes, links, modes and big files: what --check leaves is what a trial finds."""
+    study = place.study()
+    (study / "case" / "bin").mkdir(parents=True)
+    (study / "parts").mkdir()
+    (study / "parts" / "m.j2").write_text("E = <<x | nastran(8)>> @{ x }@\n")
+    (study / "case" / "deck.inp.j2").write_text('<<include("../parts/m.j2")>>\nend\n')
+    (study / "case" / "bin" / "big").write_bytes(b"x" * (1 << 20))
+    (study / "case" / "bin" / "big").chmod(0o755)
+    (study / "case" / "link").symlink_to("bin/big")
+    delimiters = ["--set", 'trial.template={delimiters=["<<", ">>"]}', "--set", 'trial.inputs=["case/"]']
+    place.run(study, "--check", *delimiters)
+
+    check = place.runs / "tiny" / "check"
+    first, last = (check / "deck.inp").read_text().splitlines()
+    assert (len(first), first[:4], first[12:], last) == (20, "E = ", " @{ x }@", "end")
+    assert (check / "link").readlink().as_posix() == "bin/big"
+    assert (check / "bin" / "big").stat().st_mode & 0o777 == 0o755
+    assert (check / "link").read_bytes() == b"x" * (1 << 20)
+    (study / "parts" / "m.j2").write_text("<<y>>")
+    said = place.run(study, "--check", *delimiters, code=2).said
+    assert 'm.j2, line 1: y: there is no parameter "y"' in said
+
+
 def test_check_says_what_the_limits_make_of_the_lease(place) -> None:
     """max_cost, the trials' timeout and a missing switch change the worst case, which --check names; it refuses too."""
     study = place.study()

@@ -221,6 +221,31 @@ def test_a_changed_setup_runs(pools: Pools) -> None:
     assert pool.submit(0, 1, lambda work: work.run("cat $SETUP_DIR/which").output).result(60) == "two\n"
 
 
+def test_a_setup_of_which_a_file_changed_runs(pools: Pools) -> None:
+    """Content of a big file, and where a link leads, are part of what the setup is; the time of a file is not."""
+    tools = pools.folder / "tools"
+    tools.mkdir()
+    (tools / "solver").write_bytes(b"a" * (1 << 20))
+    (tools / "other").write_text("b")
+    (tools / "link").symlink_to("solver")
+    lease = pools.lease(Setup(("tools/",), "head -c 1 solver link > which", pools.folder))
+    seen = []
+    for attempt in range(1, 5):
+        pool = pools.pool(lease)
+        told = pool.submit(0, attempt, lambda work: work.run("basename $SETUP_DIR; tail -c 1 $SETUP_DIR/which").output)
+        seen.append(tuple(told.result(60).splitlines()))
+        pool.close()
+        if attempt == 1:
+            (tools / "solver").touch()
+        elif attempt == 2:
+            (tools / "solver").write_bytes(b"c" * (1 << 20))
+        else:
+            (tools / "link").unlink()
+            (tools / "link").symlink_to("other")
+    assert [last for _, last in seen] == ["a", "a", "c", "b"]
+    assert [seen[0] == seen[1], len({name for name, _ in seen})] == [True, 3]
+
+
 def test_a_failed_setup(pools: Pools) -> None:
     """A setup that fails ends the start with its command, its last lines and where the log is."""
     lease = pools.lease(Setup((), "echo no such package; exit 9", pools.folder))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
-from pathlib import Path
+import codecs
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.render import Delimiters, InputFile, check_templates, render, render_inputs, walk_inputs
+from persistent_runner.inputs import InputFile, walk_inputs
+from persistent_runner.render import Delimiters, check_templates, render, render_inputs
 
-HOSTILE = "a b {c} $d é 'q'"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def template(tmp_path: Path, data: bytes, name: str = "deck.inp.j2") -> InputFile:
@@ -134,7 +134,7 @@ def test_numbers_of_numpy_are_plain_numbers() -> None:
     [
         ("hieght", 'there is no parameter "hieght"; did you mean "height"?'),
         ("height | fix(2)", 'there is no filter "fix"; did you mean "fixed"?'),
-        ("height.__class__", "names, numbers, + - * / and the filters fixed, sci and width only"),
+        ("height.__class__", "+ - * /, include and the filters abaqus, fixed, nastran, sci and width only"),
         ("height.real", "names, numbers"),
         ("height()", "names, numbers"),
         ("height['a']", "names, numbers"),
@@ -187,89 +187,138 @@ def test_other_delimiters(tmp_path: Path) -> None:
             Delimiters(start, "}@")
 
 
-def test_binary_templates_are_refused(tmp_path: Path) -> None:
-    """A UTF-16 deck is told as such instead of being sent with its expressions unfilled."""
+@pytest.mark.parametrize("data", [b"@{ x }@\0", "@{ x }@\0".encode("utf-16"), "@{ x }@".encode("utf-32")])
+def test_binary_templates_are_refused(tmp_path: Path, data: bytes) -> None:
+    """What is no text is told as such instead of being sent with its expressions unfilled."""
     with pytest.raises(ConfigError, match=r"deck\.inp\.j2 is not a text file"):
-        rendered(tmp_path, "@{ x }@".encode("utf-16"), x=1)
+        rendered(tmp_path, data, x=1)
 
 
-def test_a_folders_contents_land_in_the_working_directory(tmp_path: Path) -> None:
-    """Folders are walked sorted at any depth, `.j2` is dropped, modes are kept, bytes are not touched."""
-    case = tmp_path / HOSTILE / "case"
-    (case / "system" / "__pycache__").mkdir(parents=True)
-    (case / "system" / "__pycache__" / "x.pyc").write_bytes(b"")
-    (case / "system" / "dict.j2").write_text("@{ x }@")
-    (case / "run sh").write_bytes(b"#!/bin/sh\r\n\0\xff")
-    (case / "run sh").chmod(0o755)
-    (case / ".hidden").write_text("")
-    (tmp_path / "mesh.msh").write_text("m")
-    files = walk_inputs(tmp_path / HOSTILE, ["case/", "../mesh.msh"])
-    assert [file.path for file in files] == [".hidden", "run sh", "system/dict", "mesh.msh"]
-    assert render_inputs(files, {"x": 1})[1] == ("run sh", b"#!/bin/sh\r\n\0\xff", 0o755)
-    assert render_inputs(files, {"x": 1})[2][:2] == ("system/dict", b"1")
+HIGH = bytes(range(0x80, 0x100))
 
 
-def test_a_missing_input_names_the_nearest(tmp_path: Path) -> None:
-    """A typo in `inputs` is answered with the name that was meant."""
-    (tmp_path / "case").mkdir()
-    with pytest.raises(ConfigError, match=r'input "cse/" is not there; in .*: did you mean "case"\?') as caught:
-        walk_inputs(tmp_path, ["cse/"])
-    assert caught.value.exit_code == 2
+def test_every_byte_of_an_unknown_encoding_is_kept(tmp_path: Path) -> None:
+    """A deck in whatever old code page keeps each of its bytes, beside expressions too."""
+    for byte in HIGH:
+        one = bytes([byte])
+        assert rendered(tmp_path, one + b"@{ x }@" + one, x=1) == one + b"1" + one
+    assert rendered(tmp_path, HIGH + b"@{ x }@" + HIGH + b"\r\n", x=1) == HIGH + b"1" + HIGH + b"\r\n"
 
 
-def test_two_inputs_with_one_name(tmp_path: Path) -> None:
-    """Neither of two files silently wins over the other; a file is no folder either."""
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "deck.inp").write_text(name)
-    with pytest.raises(ConfigError, match=r'land on "deck\.inp": .*a.deck\.inp and .*b.deck\.inp'):
-        walk_inputs(tmp_path, ["a", "b"])
-    (tmp_path / "a" / "deck.inp.j2").write_text("")
-    with pytest.raises(ConfigError, match=r'two inputs land on "deck\.inp"'):
-        walk_inputs(tmp_path, ["a"])
-    (tmp_path / "c" / "deck.inp").mkdir(parents=True)
-    (tmp_path / "c" / "deck.inp" / "x").write_text("")
-    with pytest.raises(ConfigError, match=r'"deck\.inp" is both a file .* and a folder'):
-        walk_inputs(tmp_path, ["b", "c"])
+@pytest.mark.parametrize(
+    ("mark", "encoding"),
+    [(codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")],
+)
+def test_an_encoding_that_is_marked(tmp_path: Path, mark: bytes, encoding: str) -> None:
+    """A deck goes out in the encoding that it came in, with its mark, and values of any script fit."""
+    deck = mark + "ñ = @{ x }@\r\n漢 @{ name }@".encode(encoding)
+    assert rendered(tmp_path, deck, x=1, name="Ωß") == mark + "ñ = 1\r\n漢 Ωß".encode(encoding)
 
 
-@pytest.mark.parametrize("name", [".attempt", "parameters.json", "parameters.json.j2"])
-def test_the_runners_own_names_are_refused(tmp_path: Path, name: str) -> None:
-    """An input cannot stand in for what the runner writes itself."""
-    (tmp_path / name).write_text("")
-    with pytest.raises(ConfigError, match="is the runner's own"):
-        walk_inputs(tmp_path, [name])
+def test_a_mark_that_lies(tmp_path: Path) -> None:
+    """A file that begins as UTF-16 and is none is not filled by guess."""
+    with pytest.raises(ConfigError, match=r"deck\.inp\.j2 begins as utf-16-le text and is none"):
+        rendered(tmp_path, codecs.BOM_UTF16_LE + b"@{ x }@ \xd8\x00\xd8", x=1)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links and such names need POSIX")
-def test_links_and_odd_files(tmp_path: Path) -> None:
-    """Links are followed; one that leads nowhere, loops, a pipe, and a name with a newline are told at once."""
-    case = tmp_path / "case"
-    case.mkdir()
-    (tmp_path / "real.txt").write_text("real")
-    (case / "link").symlink_to(tmp_path / "real.txt")
-    assert render_inputs(walk_inputs(tmp_path, ["case"]), {})[0][:2] == ("link", b"real")
-    odd = case / "odd"
-    odd.symlink_to("nowhere")
-    with pytest.raises(ConfigError, match=r"odd \(a link to nowhere\) cannot be read"):
-        walk_inputs(tmp_path, ["case"])
-    odd.unlink()
-    odd.symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="a link to a folder that contains it"):
-        walk_inputs(tmp_path, ["case"])
-    odd.unlink()
-    os.mkfifo(odd)
-    with pytest.raises(ConfigError, match="neither a file nor a folder"):
-        walk_inputs(tmp_path, ["case"])
-    odd.unlink()
-    (case / "a\nb").write_text("")
-    with pytest.raises(ConfigError, match=re.escape("'a\\nb' holds a control character")):
-        walk_inputs(tmp_path, ["case"])
-    (case / "a\nb").unlink()
-    if sys.platform == "linux":
-        Path(os.fsdecode(os.fsencode(case) + b"/\xff")).write_text("")
-        with pytest.raises(ConfigError, match="not UTF-8"):
-            walk_inputs(tmp_path, ["case"])
+def case(tmp_path: Path, files: dict[str, str | bytes]) -> list[InputFile]:
+    """Write a study's files and walk what lies in `case/`."""
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return walk_inputs(tmp_path, ["case/"])
+
+
+def test_an_include(tmp_path: Path) -> None:
+    """A shared fragment stands where it is named, rendered when it is a template, else as it is; it need be no input."""
+    files = case(
+        tmp_path,
+        {
+            "case/deep/deck.inp.j2": "*MATERIAL\r\n@{ include(\"../../parts/steel.inp\") }@\r\n@{include( 'm.j2' )}@!\n",
+            "case/deep/m.j2": "E = @{ modulus }@\n@{ include('n.txt') }@\n",
+            "case/deep/n.txt": "as @{ it }@ is\n\n",
+            "parts/steel.inp": "*ELASTIC\r\n210e3, 0.3\r\n",
+        },
+    )
+    assert [file.path for file in files] == ["deep/deck.inp", "deep/m", "deep/n.txt"]
+    check_templates(files, ["modulus"])
+    expected = b"*MATERIAL\r\n*ELASTIC\r\n210e3, 0.3\r\nE = 2.5\nas @{ it }@ is\n!\n"
+    assert render_inputs(files, {"modulus": 2.5})[0][1] == expected
+
+
+def test_a_parameter_that_only_an_include_uses(tmp_path: Path) -> None:
+    """It counts as used; without the include it does not."""
+    files = case(tmp_path, {"case/a.j2": '@{ include("../m.j2") }@', "m.j2": "@{ modulus }@"})
+    check_templates(files, ["modulus"])
+    with pytest.raises(ConfigError, match="no template uses the parameter other"):
+        check_templates(files, ["modulus", "other"])
+
+
+def test_a_mistake_in_an_include_is_told_once_with_its_own_line(tmp_path: Path) -> None:
+    """A fragment that two decks share names itself, not the decks."""
+    include = '@{ include("../m.j2") }@'
+    files = case(tmp_path, {"case/a.j2": include, "case/b.j2": include, "m.j2": "ok\n@{ modulus }@"})
+    with pytest.raises(ConfigError) as caught:
+        check_templates(files, ["moduli"])
+    assert str(caught.value) == 'm.j2, line 2: modulus: there is no parameter "modulus"; did you mean "moduli"?'
+    with pytest.raises(ConfigError, match=r"m\.j2, line 2: modulus"):
+        render_inputs(files, {})
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ('include("b.j2")', "a file cannot include itself: a.j2 -> b.j2 -> a.j2"),
+        ('include("./a.j2")', "a file cannot include itself: a.j2 -> a.j2"),
+        ('include("stel.inp")', 'there is no file .*stel.inp; did you mean "steel.inp"?'),
+        ('include("no/steel.inp")', "there is no file .*; there are none"),
+        ('include("")', "there is no file"),
+        ('include("../../secret")', "secret is not in .*study; copy the file there"),
+        ('include("/etc/passwd")', "/etc/passwd is not in"),
+        ("include(steel)", "takes the name of one file"),
+        ('include("steel.inp") | width(8)', "takes the name of one file"),
+    ],
+)
+def test_wrong_includes(tmp_path: Path, expression: str, message: str) -> None:
+    """A fragment that cannot be had is told with the deck's line, and nothing outside of the study is read."""
+    (tmp_path / "secret").write_text("s")
+    files = case(
+        tmp_path / "study",
+        {"case/a.j2": f"\n@{{ {expression} }}@", "case/b.j2": '@{ include("a.j2") }@', "case/steel.inp": ""},
+    )
+    for call in (lambda: check_templates(files[:1], []), lambda: render_inputs(files[:1], {})):
+        with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as caught:
+            call()
+        assert str(caught.value).startswith(("a.j2, line 2: include", "b.j2, line 1: include"))
+
+
+def test_an_include_of_another_encoding(tmp_path: Path) -> None:
+    """The deck's encoding wins; a deck of ASCII alone takes that of what it includes, so that no byte of it changes."""
+    include = '@{ include("m.inp") }@'
+    files = {"case/a.j2": include, "case/b.j2": "ß" + include, "case/m.inp": b"caf\xe9"}
+    assert [content for _, content, _ in render_inputs(case(tmp_path, files), {})] == [
+        b"caf\xe9", "ßcafé".encode(), b"caf\xe9",
+    ]  # fmt: skip
+    files = {"case/a.j2": include, "case/b.j2": b"\xdf" + include.encode(), "case/m.inp": "\ufeffcafé"}
+    contents = [content for _, content, _ in render_inputs(case(tmp_path, files), {})]
+    assert contents[:2] == ["café".encode(), b"\xdfcaf\xe9"]
+
+
+def test_includes_and_other_delimiters(tmp_path: Path) -> None:
+    """A study's own delimiters hold in what its templates include as well."""
+    files = case(tmp_path, {"case/a.j2": '<< include("../m.j2") >> @{ x }@', "m.j2": "@{ x }@ << x >>"})
+    check_templates(files, ["x"], Delimiters("<<", ">>"))
+    assert render_inputs(files, {"x": 1}, Delimiters("<<", ">>"))[0][1] == b"@{ x }@ 1 @{ x }@"
+
+
+def test_a_parameter_may_be_named_include(tmp_path: Path) -> None:
+    """Only a call includes; and a text that is no file has no folder to include from."""
+    assert render("@{ include }@", include=3) == "3"
+    with pytest.raises(ConfigError, match="lies in no folder to include from"):
+        render('@{ include("x") }@')
+    case(tmp_path, {"case/a.j2": '@{ include("m") }@', "case/m": "text\n"})
+    assert render(tmp_path / "case" / "a.j2") == "text"
 
 
 def test_all_mistakes_in_templates_are_told_together(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ class Software(BaseModel):
     """One software tile: the platform's code of it and of its version."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    analysis: str
-    version: str
+    analysis: str = Field(examples=["calculix"])
+    """The platform's code of the software."""
+    version: str = Field(examples=["2.20"])
+    """The platform's code of its version."""
 
 
 class LeaseRequest(BaseModel):

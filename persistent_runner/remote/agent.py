@@ -9,6 +9,10 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
     drop  attempt (its directory goes)                                             -> done
     ping  beat keep stop                                                           -> done tick ended
 
+An entry of `files` is [path, mode, size], its content in the body; that of a link (by its mode, as in git) is where it
+leads. [path, mode, size, sha256] is a copy of ROOT/STUDY.RUN/static/SHA256, which was put there before: where it is
+not, the answer is the exit `absent` and nothing was claimed.
+
 Layout: ROOT/STUDY.RUN/ATTEMPT/ is the working directory of an attempt, ATTEMPT/.attempt/SEQ/ holds `command.json`,
 `pid`, `log`, `kill` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`;
 LEASE/ itself is where the job's dead-man's switch reads `beat`, `keep` and `stop`, and writes `tick` and `ended`. An
@@ -36,6 +40,7 @@ import time
 import zlib
 from typing import Any, BinaryIO, Dict, Iterable, Iterator, List, Optional, Pattern, Set, Tuple
 
+SAY_LINE = """trap 'echo "persistent_runner: line $LINENO failed: $BASH_COMMAND" >&2' ERR; """  # for people
 CLAIM_WITHOUT_PID = 2.0  # seconds after which a claim whose supervisor never wrote its pid is lost
 POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
@@ -47,6 +52,10 @@ LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
 SELDOM = 1.0  # seconds between two looks at the logs that nobody reads line by line, and before the first one
 SELDOM_EACH, SELDOM_ALL = 1 << 14, 1 << 17  # bytes of one such log, and of all of them, in one frame
+LONG_FILE = 1 << 24  # bytes from which on the checksum of a file that arrived is made aside
+STATIC = "static"  # the folder of big inputs, each named by its checksum
+FICLONE = 0x40049409  # ioctl of Linux: let a file share another one's blocks until one of them is written
+COPIED = 1 << 26  # bytes of a copy between two looks whether it is still wanted
 
 HAS_PROC = os.path.exists("/proc/self/stat")
 
@@ -144,6 +153,55 @@ def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     with os.fdopen(fd, "wb") as f:
         f.write(data)
     os.rename(new, path)
+
+
+class Unwanted(Exception):
+    """A copy was given up: the command that needs it is to end."""
+
+
+def clone(source: BinaryIO, target: BinaryIO) -> bool:
+    """Share the blocks of a file, where the file system can; whether it did."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        import fcntl
+
+        fcntl.ioctl(target.fileno(), FICLONE, source.fileno())
+    except (ImportError, IOError, OSError):
+        return False
+    return True
+
+
+def copy_bytes(source: BinaryIO, target: BinaryIO, unwanted: str) -> None:
+    """Copy a file, by the kernel where it can; Unwanted as soon as a file named `unwanted` is there."""
+    in_kernel = hasattr(os, "copy_file_range")
+    while not os.path.exists(unwanted):
+        if in_kernel:
+            try:
+                if os.copy_file_range(source.fileno(), target.fileno(), COPIED):
+                    continue
+            except OSError:  # between these two file systems it cannot; what there is no room for, write() says
+                pass
+            in_kernel = False  # at the end, or where it cannot; what is left from there is read and written
+        data = source.read(CHUNK)
+        if not data:
+            return
+        target.write(data)
+    raise Unwanted
+
+
+def copy_whole(source: str, target: str, mode: int, unwanted: str) -> None:
+    """Make a file of its own with another one's content, whole or not at all: who writes to it changes no other."""
+    new = "%s.%d.new" % (target, os.getpid())
+    try:
+        with open(source, "rb") as f, open(new, "wb") as g:
+            if not clone(f, g):
+                copy_bytes(f, g, unwanted)
+        os.chmod(new, mode)
+        os.rename(new, target)
+    except BaseException:
+        remove(new)
+        raise
 
 
 def read_json(path: str) -> Any:
@@ -391,9 +449,13 @@ def supervise(
     patterns: List[str],
     grace: float,
     running: str,
+    copies: List[Tuple[str, str, int]],
     report: int,
 ) -> None:
-    """See one command to its end, whatever becomes of the agent, and write its record."""
+    """See one command to its end, whatever becomes of the agent, and write its record.
+
+    `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
+    """
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -413,13 +475,25 @@ def supervise(
     write_whole(os.path.join(where, "pid"), record)
     with open(running, "wb") as f:
         f.write(record)
+    unwanted = os.path.join(where, "kill")
+    refusal = None
+    try:
+        for source, target, mode in copies:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            copy_whole(source, target, mode, unwanted)
+    except Unwanted:
+        pass
+    except (IOError, OSError) as e:
+        refusal = refused(e)
     begun = time.monotonic()
-    if os.path.exists(os.path.join(where, "kill")):  # asked for before there was a pid
+    if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
         state, code, peak = "killed", 128 + signal.SIGTERM, 0
     else:
         state, code, peak = run_tree(argv, env, work, umask, report, begun + timeout if timeout else None, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
-    ended["manifest"] = manifest_of(work, patterns)
+    ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
+    if refusal is not None:
+        ended["refusal"] = refusal
     try:
         write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
         remove(spare)
@@ -451,6 +525,14 @@ def ask_to_end(where: str) -> bool:
     return record is not None
 
 
+def refused(e: BaseException) -> Dict[str, Any]:
+    """The answer that says why a request was not carried out."""
+    number = getattr(e, "errno", None)
+    kind = "disk" if number in (errno.ENOSPC, errno.EDQUOT) else "refused"
+    text = ": ".join(filter(None, [os.strerror(number), getattr(e, "filename", None)])) if number else repr(e)
+    return {"t": "error", "kind": kind, "text": str(e) if isinstance(e, ValueError) else text}
+
+
 # ---------------------------------------------------------------- the agent
 
 
@@ -467,6 +549,11 @@ def reap() -> None:
             pass
     except OSError:
         pass
+
+
+def ends_long_file(header: Dict[str, Any], body: bytes) -> bool:
+    """Whether a request is the last piece of a file whose checksum takes a while."""
+    return bool(header["t"] == "put" and LONG_FILE <= header["size"] == header["offset"] + len(body))
 
 
 class Watch(object):
@@ -501,7 +588,8 @@ class Agent(object):
         self.env = dict(os.environ)
         self.env.pop("PERSISTENT_RUNNER_PROOF", None)
         self.shell = next(
-            ((s, o) for s, o in (("bash", "set -eo pipefail\n"), ("sh", "set -e\n")) if shutil.which(s)), None
+            ((s, o) for s, o in (("bash", "set -eo pipefail; " + SAY_LINE), ("sh", "set -e\n")) if shutil.which(s)),
+            None,
         )
         self.watches = {}  # type: Dict[int, Watch]  # by request
         self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
@@ -600,7 +688,7 @@ class Agent(object):
                     return
                 self.incoming += data
                 for header, body in self.frames():
-                    if header["t"] in ASIDE:
+                    if header["t"] in ASIDE or ends_long_file(header, body):
                         self.answer_aside(header, body)
                     else:
                         reply = self.answer(header, body)
@@ -622,12 +710,7 @@ class Agent(object):
                 raise ValueError("this agent answers pings alone")
             reply = getattr(self, "do_" + header["t"])(header, body)  # type: Optional[Reply]
         except Exception as e:  # one bad request must not end the agent: it would come again to the next one
-            number = getattr(e, "errno", None)
-            kind = "disk" if number in (errno.ENOSPC, errno.EDQUOT) else "refused"
-            text = ": ".join(filter(None, [os.strerror(number), getattr(e, "filename", None)])) if number else repr(e)
-            if isinstance(e, ValueError):
-                text = str(e)
-            reply = {"t": "error", "kind": kind, "text": text}, b""
+            reply = refused(e), b""
         return None if reply is None else (dict(reply[0], id=header["id"]), reply[1])
 
     def answer_aside(self, header: Dict[str, Any], body: bytes) -> None:
@@ -666,6 +749,8 @@ class Agent(object):
         work, where = self.place(header)
         if self.is_superseded():
             raise ValueError("a newer agent has taken over this node")
+        if not os.path.isdir(where) and self.lacks(header):
+            return {"t": "exit", "state": "absent"}, b""
         os.makedirs(os.path.dirname(where), exist_ok=True)
         try:
             os.mkdir(where)
@@ -678,12 +763,39 @@ class Agent(object):
 
     def write_files(self, work: str, files: List[Any], body: bytes) -> None:
         at = 0
-        for path, mode, size in files:
-            target = plain_path(work, path)
+        links = []
+        for entry in files:
+            target = plain_path(work, entry[0])
+            if len(entry) > 3:  # a copy, which the supervisor makes
+                continue
+            mode, size = entry[1:]
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            write_whole(target, body[at : at + size], mode)
-            os.chmod(target, mode)
+            if stat.S_ISLNK(mode):
+                links.append((body[at : at + size], target))
+            else:
+                write_whole(target, body[at : at + size], mode)
+                os.chmod(target, mode)
             at += size
+        for leads_to, target in links:  # last: no file may be written through one
+            new = "%s.%d.new" % (target, os.getpid())
+            os.symlink(os.fsdecode(leads_to), new)
+            os.rename(new, target)
+
+    def lacks(self, header: Dict[str, Any]) -> bool:
+        """Whether a big input of a command is not here, or not whole."""
+        wanted = dict((entry[3], entry[2]) for entry in header["files"] if len(entry) > 3)
+        if not wanted:
+            return False
+        found = outputs_of(os.path.join(self.root, STATIC), list(wanted))
+        return dict((name, st.st_size) for name, st in found) != wanted
+
+    def copies(self, header: Dict[str, Any], work: str) -> List[Tuple[str, str, int]]:
+        """(source, target, mode) of each big input of a command."""
+        return [
+            (plain_path(self.root, STATIC + "/" + entry[3]), plain_path(work, entry[0]), entry[1])
+            for entry in header["files"]
+            if len(entry) > 3
+        ]
 
     def start(self, header: Dict[str, Any], work: str, where: str) -> None:
         command = "%s/%s" % (header["attempt"], header["seq"])
@@ -715,6 +827,7 @@ class Agent(object):
                         header["outputs"],
                         self.config["grace"],
                         self.entry(command),
+                        self.copies(header, work),
                         report,
                     )
                 finally:
@@ -785,6 +898,9 @@ class Agent(object):
             self.bury(watch)
             self.send({"t": "exit", "id": request_id, "state": "lost"})
             return
+        if "refusal" in record:
+            self.send(dict(record["refusal"], id=request_id))
+            return
         while not watch.seldom and self.send_logs({request_id: watch}):
             pass
         parts, left = [], int(watch.request.get("inline", 0))
@@ -825,17 +941,28 @@ class Agent(object):
             return {"t": "done"}, b""  # its command was claimed: what is there stays
         if self.is_superseded():
             raise ValueError("a newer agent has taken over this node")
-        if header["offset"] and not os.path.exists(part) and os.path.exists(path) and sha256(path) == header["sha256"]:
-            return {"t": "done"}, b""  # sent again after a drop, whole already
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(part, "r+b" if header["offset"] else "wb") as f:
-            f.seek(header["offset"])
-            f.write(body)
-        if header["offset"] + len(body) == header["size"]:
-            if sha256(part) != header["sha256"]:
-                raise ValueError("%s arrived damaged" % header["path"])
-            os.chmod(part, header["mode"])
-            os.rename(part, path)
+        named_by_it = os.path.basename(path) == header["sha256"]  # such a name alone says that a file is whole
+        is_last = header["offset"] + len(body) == header["size"]
+        try:
+            with open(part, "r+b" if header["offset"] else "wb") as f:
+                f.seek(header["offset"])
+                f.write(body)
+                if is_last and named_by_it:
+                    f.flush()
+                    os.fsync(f.fileno())
+            if is_last:
+                if sha256(part) != header["sha256"]:
+                    raise ValueError("%s arrived damaged" % header["path"])
+                os.chmod(part, header["mode"])
+                os.rename(part, path)
+        except FileNotFoundError:  # sent again after a drop, whole already
+            if (
+                not header["offset"]
+                or not os.path.exists(path)
+                or not (named_by_it or sha256(path) == header["sha256"])
+            ):
+                raise
         return {"t": "done"}, b""
 
     def do_get(self, header: Dict[str, Any], body: bytes) -> Reply:

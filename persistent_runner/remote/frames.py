@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from persistent_runner.inputs import SharedFile
 
 Header = dict[str, Any]
 Reply = tuple[Header, bytes]
@@ -52,8 +54,9 @@ class OutputFile:
 class Exit:
     """How a command ended.
 
-    `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record) or `mismatch` (another
-    command was claimed under this id). `code` is 128 + n for signal n. `log_tail` are the last of `log_bytes`.
+    `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record), `mismatch` (another command
+    was claimed under this id) or `absent` (it was not claimed: a shared file is not on the node). `code` is 128 + n for
+    signal n. `log_tail` are the last of `log_bytes`.
     """
 
     state: str
@@ -97,6 +100,19 @@ def decode(buffer: bytearray) -> Iterator[Reply]:
         yield header, zlib.decompress(content) if header.get("z") else content
 
 
+def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[list[Any]], bytes]:
+    """Return the entries of a command's (path, content, mode), and the content that travels with them."""
+    entries: list[list[Any]] = []
+    parts: list[bytes] = []
+    for path, content, mode in files:
+        if isinstance(content, bytes):
+            entries.append([path, mode, len(content)])
+            parts.append(content)
+        else:
+            entries.append([path, mode, content.size_bytes, content.sha256])
+    return entries, b"".join(parts)
+
+
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
     return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
@@ -107,6 +123,14 @@ def life_of(header: Header, _: bytes) -> Life:
     return Life(int(header["tick"]) if header["tick"].isdecimal() else None, header["ended"])
 
 
+def log_pieces(header: Header, body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield what a frame has of the logs of several commands: (id of the request, offset in its log, bytes)."""
+    at = 0
+    for request_id, offset, size in header["logs"]:
+        yield request_id, offset, body[at : at + size]
+        at += size
+
+
 def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:
     """Return the files that a reply lists."""
     return tuple(_output(entry) for entry in header["manifest"])
@@ -114,7 +138,7 @@ def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:
 
 def exit_of(header: Header, body: bytes) -> Exit:
     """Return the exit that a reply tells: the tail of the log comes first in the body, then the small outputs."""
-    if header["state"] in ("lost", "mismatch"):
+    if header["state"] in ("lost", "mismatch", "absent"):
         return Exit(header["state"])
     at = header["log_tail"]
     files = []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
+import io
 import json
 import secrets
 import shlex
 import time
+import tokenize
 import zlib
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -63,8 +66,7 @@ def start_agent(
 
 def bootstrap(config: Mapping[str, object]) -> str:
     """Return the command line that starts the agent through a login shell, the agent itself within it."""
-    source = (resources.files("persistent_runner.remote") / "agent.py").read_bytes()
-    packed = base64.b64encode(zlib.compress(source, 9)).decode()
+    packed = _packed_agent()
     settings = base64.b64encode(json.dumps(config).encode()).decode()
     program = (
         "import sys,zlib,base64 as b,json;"
@@ -75,6 +77,31 @@ def bootstrap(config: Mapping[str, object]) -> str:
     # /bin/sh first, because the login shell may be csh or fish; then a login shell for the cluster's environment
     outer = 'if command -v bash >/dev/null 2>&1; then exec bash -lc "$0"; else exec sh -lc "$0"; fi'
     return f"exec /bin/sh -c {shlex.quote(outer)} {shlex.quote(inner)}"
+
+
+@functools.cache
+def _packed_agent() -> str:
+    source = (resources.files("persistent_runner.remote") / "agent.py").read_text("utf-8")
+    return base64.b64encode(zlib.compress(without_comments(source).encode(), 9)).decode()
+
+
+def without_comments(source: str) -> str:
+    """Return a program without its comments and docstrings, a quarter of its size; each line keeps its number."""
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    kept: list[str] = []
+    at = 0
+    begins_statement = True
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        docstring = token.type == tokenize.STRING and begins_statement
+        if docstring or token.type == tokenize.COMMENT:
+            kept.append(source[at : starts[token.start[0] - 1] + token.start[1]])
+            kept.append('""' + "\n" * token.string.count("\n") if docstring else "")
+            at = starts[token.end[0] - 1] + token.end[1]
+        if token.type not in (tokenize.COMMENT, tokenize.NL):
+            begins_statement = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    return "".join([*kept, source[at:]])
 
 
 def what_it_said(channel: paramiko.Channel) -> str:

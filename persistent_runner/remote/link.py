@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import Backoff, recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, manifest_of
+from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import paramiko
     from fabric import Connection
 
+    from persistent_runner.inputs import SharedFile
     from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile, Reply
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ class Link:
         self._channel: paramiko.Channel | None = None
         self._connection: Connection | None = None
         self._closed = threading.Event()
+        self.sharing = threading.Lock()  # held by whoever brings a shared file
         self.frames_out = 0
         self.frames_in = 0
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
@@ -146,7 +148,7 @@ class Link:
         env: dict[str, str],
         cores: int,
         timeout: float | None,
-        files: Sequence[tuple[str, bytes, int]],
+        files: Sequence[tuple[str, bytes | SharedFile, int]],
         outputs: Sequence[str],
         setup: str | None = None,
         on_log: Callable[[int, bytes], None] | None = None,
@@ -154,11 +156,12 @@ class Link:
     ) -> Future[Exit]:
         """Start a command, or join it when it was started before; the future gives its exit.
 
-        `files` are (path below the working directory, content, mode) and travel in the same frame; `timeout` is in
-        seconds and kept by the node; `on_log` gets (offset, bytes) of the log in order, each byte once, before the
-        future is done, in the thread that reads the link: it must neither wait nor raise. With `seldom` it gets the
-        newest bytes once a second alone; what is printed last is in the exit's tail.
+        `files` are (path below the working directory, content, mode) and travel in the same frame, a shared file by its
+        name alone; `timeout` is in seconds and kept by the node; `on_log` gets (offset, bytes) of the log in order and
+        once (with `seldom` the newest once a second alone; what is printed last is in the exit's tail), before the
+        future is done, in the thread that reads the link: it must neither wait nor raise.
         """
+        entries, body = packed(files)
         header = {
             "t": "run",
             "attempt": attempt,
@@ -168,14 +171,14 @@ class Link:
             "env": env,
             "cores": cores,
             "timeout": timeout,
-            "files": [[path, mode, len(data)] for path, data, mode in files],
+            "files": entries,
             "outputs": list(outputs),
             "setup": setup,
             "inline": INLINE_BYTES,
             "follow": 0 if on_log else None,
             "seldom": seldom,
         }
-        return self._request(header, exit_of, b"".join(data for _, data, _ in files), on_log)
+        return self._request(header, exit_of, body, on_log)
 
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Ask for the end of a command's process tree; its exit says when it is gone."""
@@ -348,7 +351,10 @@ class Link:
 
     def _deliver(self, header: Header, body: bytes) -> None:
         if header["t"] == "logs":
-            self._deliver_logs(header, body)
+            for request_id, offset, data in log_pieces(header, body):
+                if (request := self._pending.get(request_id)) is not None and request.on_log is not None:
+                    request.header["follow"] = offset + len(data)  # a new agent goes on from there
+                    request.on_log(offset, data)
             return
         with self._state:
             request = self._pending.pop(header["id"], None)
@@ -359,13 +365,6 @@ class Link:
             request.future.set_exception(RequestRefused(f"{self._node}: {header['text']}", remedy=remedy))
         else:
             request.future.set_result((header, body))
-
-    def _deliver_logs(self, header: Header, body: bytes) -> None:
-        for request_id, offset, size in header["logs"]:
-            data, body = body[:size], body[size:]
-            if (request := self._pending.get(request_id)) is not None and request.on_log is not None:
-                request.header["follow"] = offset + size  # a new agent goes on from there
-                request.on_log(offset, data)
 
     def _finish(self, error: Exception) -> None:
         """End the link for good: the first error counts, and reaches everybody who waits."""

@@ -114,10 +114,14 @@ class _KeyOnly:
 
 
 class _Identity(paramiko.MissingHostKeyPolicy):
-    """Decides about a host key: `accepted` are the lines that may be shown, None accepts any; `seen` was shown last."""
+    """Decides about a host key: `accepted` are the lines that may be shown, None accepts any; `seen` was shown last.
 
-    def __init__(self, node: Node, accepted: Iterable[str] | None) -> None:
+    `key_name` is the file of our own key.
+    """
+
+    def __init__(self, node: Node, accepted: Iterable[str] | None, key_name: str) -> None:
         self.node = node
+        self.key_name = key_name
         self.accepted = None if accepted is None else frozenset(accepted)
         self.seen = ""
 
@@ -337,7 +341,7 @@ class Login:
             return tunnel.dial(node, self._proxy, CONNECT_SECONDS)
 
         connection = _Connection(
-            node, dial=dial, identity=_Identity(node, accepted), key=self._key, activity=self._activity
+            node, dial=dial, identity=_Identity(node, accepted, self._key_name), key=self._key, activity=self._activity
         )
         try:
             with translated(node):

@@ -7,18 +7,22 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from persistent_runner.errors import ResultMissing
+from persistent_runner.errors import ConfigError, ResultMissing
+from persistent_runner.remote.agent import STATIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
+    from persistent_runner.inputs import SharedFile
     from persistent_runner.remote.frames import OutputFile
     from persistent_runner.remote.link import Link
 
 PIECE = 1 << 18  # bytes of one request: it must pass a slow line before that counts as dead
 IN_FLIGHT = 16  # requests on the way together: 4 MB, which fills 40 MB/s at 100 ms
+_READ_ONLY = 0o400
+_PATIENCE = 0.5  # seconds between two looks whether a file that another trial sends is still needed
 
 
 def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:
@@ -62,21 +66,66 @@ def _pieces(link: Link, path: str, output: OutputFile) -> Iterator[bytes]:
 
 def send(link: Link, path: str, data: bytes, mode: int, *, before: tuple[str, int] | None = None) -> None:
     """Bring bytes to the node as `path` below the run's folder, unless the command `before` was claimed already."""
+    pieces = (data[offset : offset + PIECE] for offset in range(0, max(len(data), 1), PIECE))
     checksum = hashlib.sha256(data).hexdigest()
+    _send(link, path, pieces, size=len(data), checksum=checksum, mode=mode, before=before)
+
+
+def share(link: Link, files: Iterable[SharedFile], check: Callable[[], None]) -> None:
+    """Bring to the node what it does not have of these files, each once, where each attempt's copy is made from.
+
+    `check` is called now and then, and raises to give up. ConfigError for a file that changes meanwhile.
+    """
+    wanted = {file.sha256: file for file in files}
+    while not link.sharing.acquire(timeout=_PATIENCE):  # trials that start together need the same files
+        check()
+    try:
+        found = link.outputs(STATIC, sorted(wanted), checksums=False).result()
+        there = {output.path: output.size_bytes for output in found}
+        for name, file in wanted.items():
+            if there.get(name) != file.size_bytes:
+                pieces = _unchanged(file, check)
+                _send(link, f"{STATIC}/{name}", pieces, size=file.size_bytes, checksum=name, mode=_READ_ONLY)
+    finally:
+        link.sharing.release()
+
+
+def _unchanged(file: SharedFile, check: Callable[[], None]) -> Iterator[bytes]:
+    """Yield a file in pieces; the last one only where all of it is still what its hash was taken of."""
+    found, left = hashlib.sha256(), file.size_bytes
+    try:
+        with file.source.open("rb") as source:
+            while left:
+                check()
+                piece = source.read(min(PIECE, left))
+                found.update(piece)
+                left -= len(piece)
+                if not piece or (not left and found.hexdigest() != file.sha256):
+                    raise ConfigError(
+                        f"input {file.source} changed while it was sent",
+                        remedy="Leave the inputs as they are while a study runs; the same line goes on.",
+                    )
+                yield piece
+    except OSError as error:
+        raise ConfigError(f"input {file.source} cannot be read: {error.strerror}") from None
+
+
+def _send(
+    link: Link,
+    path: str,
+    pieces: Iterable[bytes],
+    *,
+    size: int,
+    checksum: str,
+    mode: int,
+    before: tuple[str, int] | None = None,
+) -> None:
     waiting: deque[Future[None]] = deque()
-    for offset in range(0, max(len(data), 1), PIECE):
+    offset = 0
+    for piece in pieces:
         if len(waiting) == IN_FLIGHT:
             waiting.popleft().result()
-        waiting.append(
-            link.put(
-                path,
-                data[offset : offset + PIECE],
-                offset=offset,
-                size=len(data),
-                sha256=checksum,
-                mode=mode,
-                before=before,
-            )
-        )
+        waiting.append(link.put(path, piece, offset=offset, size=size, sha256=checksum, mode=mode, before=before))
+        offset += len(piece)
     for left in waiting:
         left.result()

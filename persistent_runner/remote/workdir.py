@@ -10,7 +10,6 @@ import json
 import logging
 import queue
 import re
-import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,11 @@ from persistent_runner.errors import (
     ResultMissing,
     RunnerError,
 )
-from persistent_runner.printable import printable
+from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
 from persistent_runner.remote import agent, live_log, transfer
+from persistent_runner.remote.explain import explained, failed_step
 from persistent_runner.remote.link import RequestRefused
-from persistent_runner.render import Delimiters, render_inputs, walk_inputs
+from persistent_runner.render import Delimiters, render_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 
 _IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
-_LAST_LINES = 10
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
 _MISREAD = re.compile(r"[\\\0\n\r:]")
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -97,7 +96,8 @@ class WorkDir:
         self._setup = setup
         self._delimiters = delimiters or Delimiters()
         self._parameters: dict[str, Any] = {}
-        self._pushed: dict[str, tuple[bytes, int]] = {}
+        self._sent: set[str] = {"parameters.json"}
+        self._pushed: dict[str, tuple[bytes | SharedFile, int]] = {}
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
         self._local_names: dict[str, str] = {}
@@ -127,14 +127,19 @@ class WorkDir:
         """Put files and folders into the working directory; `*.j2` are rendered with the parameters.
 
         A folder's contents land in the working directory. `parameters.json` holds all parameters pushed so far. Raises
-        ConfigError for an input that is missing or does not render. Files travel with the next `run`.
+        ConfigError for an input that is missing or does not render. Files travel with the next `run`; big ones go to
+        the node once, and this directory gets a copy that is made there.
         """
         self.check()
         self._parameters |= parameters
         files = walk_inputs(self._inputs_root, inputs)
-        for path, data, mode in render_inputs(files, self._parameters, self._delimiters):
+        for file in files:
+            if file.shared:
+                self._pushed[file.path] = (shared_file(file), file.mode)
+        rest = [file for file in files if not file.shared]
+        for path, data, mode in render_inputs(rest, self._parameters, self._delimiters):
             self._pushed[path] = (data, mode)
-        self._pushed["parameters.json"] = (json.dumps(self._parameters, indent=1).encode() + b"\n", 0o644)
+        self._pushed["parameters.json"] = (self._parameters_json(), 0o644)
 
     def run(
         self,
@@ -158,12 +163,14 @@ class WorkDir:
         seq, self._seq = self._seq, self._seq + 1
         with self._machine():
             if "parameters.json" in self._pushed:  # for people, beside the results
-                (self.folder / "parameters.json").write_bytes(self._pushed["parameters.json"][0])
-        files = [(path, data, mode) for path, (data, mode) in self._pushed.items()]
+                (self.folder / "parameters.json").write_bytes(self._parameters_json())
+        files = [(path, data, mode) for path, (data, mode) in sorted(self._pushed.items())]
+        self._sent |= self._pushed.keys()
         self._pushed = {}
         digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
-        for path, data, mode in sorted(files):
-            digest.update(json.dumps([path, mode, hashlib.sha256(data).hexdigest()]).encode())
+        for path, data, mode in files:
+            content = data.sha256 if isinstance(data, SharedFile) else hashlib.sha256(data).hexdigest()
+            digest.update(json.dumps([path, mode, content]).encode())
         self._running = seq
         try:
             with self._machine():
@@ -213,6 +220,12 @@ class WorkDir:
                     found.append(self._bring(output))
         return found
 
+    def left(self) -> dict[str, int]:
+        """Return name and size in bytes of each file that is there now and was not pushed."""
+        with self._machine():
+            there = self._list(["**/*"], checksums=False)
+        return {found.path: found.size_bytes for found in there if found.path not in self._sent}
+
     def stop(self) -> None:
         """End the running command's process tree; this attempt counts as lost. Called from another thread."""
         self._dead = self._dead or AttemptLost(f"{self._label} was stopped")
@@ -225,6 +238,9 @@ class WorkDir:
             raise self._dead
 
     # -- within
+
+    def _parameters_json(self) -> bytes:
+        return json.dumps(self._parameters, indent=1).encode() + b"\n"
 
     @contextlib.contextmanager
     def _machine(self) -> Iterator[None]:
@@ -247,16 +263,43 @@ class WorkDir:
         seq: int,
         on_line: Callable[[str], None] | None,
         *,
-        files: list[tuple[str, bytes, int]],
+        files: list[tuple[str, bytes | SharedFile, int]],
         **command: Any,
     ) -> Exit:
-        along, room = [], _IN_FRAME
-        for path, data, mode in sorted(files, key=lambda file: len(file[1])):
+        shared = [data for _, data, _ in files if isinstance(data, SharedFile)]
+        along = [file for file in files if isinstance(file[1], SharedFile) or file[2] == LINK_MODE]
+        room = _IN_FRAME
+        whole = [(path, data, mode) for path, data, mode in files if isinstance(data, bytes) and mode != LINK_MODE]
+        for path, data, mode in sorted(whole, key=lambda file: len(file[1])):
             if len(data) <= room:
                 room -= len(data)
                 along.append((path, data, mode))
             else:
                 transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+        ended = self._once(seq, on_line, files=along, **command)
+        if ended.state == "absent":  # the first trial that needs them, or the node has lost them
+            transfer.share(self._link, shared, self.check)
+            ended = self._once(seq, on_line, files=along, **command)
+        reason = {
+            "killed": "was stopped",
+            "lost": "was lost: its supervisor ended without a record, or the node was restarted",
+            "mismatch": "was started before with another command or other inputs",
+            "absent": "was lost: its big inputs vanished from the node",
+        }.get(ended.state)
+        if reason:
+            self._live.keep(ended)
+            raise AttemptLost(f"{self._label} {reason}")
+        return ended
+
+    def _once(
+        self,
+        seq: int,
+        on_line: Callable[[str], None] | None,
+        *,
+        files: list[tuple[str, bytes | SharedFile, int]],
+        **command: Any,
+    ) -> Exit:
+        """Start or join a command and wait for its end, or for the word that it cannot start."""
         self.check()
         self._live = live_log.LiveLog(self.folder, seq)
         printed: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
@@ -266,7 +309,7 @@ class WorkDir:
             env=self._env,
             cores=self.cores,
             setup=self._setup,
-            files=along,
+            files=files,
             on_log=lambda offset, data: printed.put((offset, data)),
             seldom=on_line is None,
             **command,
@@ -280,16 +323,7 @@ class WorkDir:
             self._link.kill(self.attempt, seq)
             self._live.keep(started.result())  # its tree is gone
             raise
-        ended = started.result()
-        if ended.state in ("killed", "lost", "mismatch"):
-            self._live.keep(ended)
-            reason = {
-                "killed": "was stopped",
-                "lost": "was lost: its supervisor ended without a record, or the node was restarted",
-                "mismatch": "was started before with another command or other inputs",
-            }[ended.state]
-            raise AttemptLost(f"{self._label} {reason}")
-        return ended
+        return started.result()
 
     def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
         self.seconds += ended.seconds
@@ -297,20 +331,19 @@ class WorkDir:
             path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:
             return CommandResult(ended.code, ended.seconds, ended.peak_bytes, path)
-        lines = [line for line in printable(ended.log_tail).splitlines() if line.strip()][-_LAST_LINES:]
-        told = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
-        first = command.strip().splitlines()[0] if command.strip() else ""
-        what = f"{self._label}: `{first}`"
+        step, told = failed_step(command, ended.log_tail)
+        what = f"{self._label}: {step}"
         remedy = f"The whole log: {path}"
         if ended.state == "timeout":
             raise CommandTimedOut(
                 f"{what} passed its time-out of {format_duration(limit or 0)} and was killed; its last lines:\n{told}",
                 remedy=remedy,
             )
+        meaning, help_for_it = explained(ended.code, ended.log_tail)
         raise CommandFailed(
-            f"{what} ended with exit code {ended.code}{_explained(ended.code)} "
-            f"after {format_duration(ended.seconds)}; its last lines:\n{told}",
-            remedy=remedy,
+            f"{what} ended with exit code {ended.code}{meaning} after {format_duration(ended.seconds)}; "
+            f"its last lines:\n{told}",
+            remedy=f"{help_for_it} {remedy}".strip(),
             exit_code_of_command=ended.code,
             log=str(path),
         )
@@ -361,18 +394,3 @@ class WorkDir:
         if (other := self._local_names.setdefault(name.casefold(), name)) != name:
             return f"named like {other} but for upper and lower case"
         return ""
-
-
-def _explained(code: int) -> str:
-    if code == 141:
-        return " (141: a pipe whose reader ended first)"
-    if code == 127:
-        return " (127: a command was not found)"
-    if code == 137:
-        return " (137: killed by signal 9, likely out of memory)"
-    if 128 < code < 160:
-        try:
-            return f" ({code}: killed by {signal.Signals(code - 128).name})"
-        except ValueError:
-            return ""
-    return ""

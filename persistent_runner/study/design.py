@@ -76,16 +76,28 @@ class DesignSpace:
         return {name: item.distribution() for name, item in self.varied.items()}
 
     @property
-    def always(self) -> list[str]:
-        """The parameters that every design has a value of, and a template may use."""
-        lacking: set[str] = set()
+    def sometimes(self) -> dict[str, str]:
+        """The parameters that some designs have no value of, and when they have one."""
+        found: dict[str, str] = {}
         for name in self._order:
             formula = self._derived.get(name)
             if formula is not None:
-                lacking |= {name} if formula.names & lacking else set()
+                if needed := sorted(formula.names & found.keys()):
+                    found[name] = found[needed[0]]
             elif name in self._when and self.varied[name].otherwise is None:
-                lacking.add(name)
-        return [name for name in (*self.constants, *self.varied, *self._derived) if name not in lacking]
+                found[name] = self._when[name].text
+        return found
+
+    @property
+    def always(self) -> list[str]:
+        """The parameters that every design has a value of, and a template may use."""
+        return [name for name in (*self.constants, *self.varied, *self._derived) if name not in self.sometimes]
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The parameters that a formula of the space needs."""
+        formulas = (*self._derived.values(), *self._when.values(), *self.require)
+        return frozenset(name for formula in formulas for name in formula.names)
 
     def suggest(self, trial: optuna.Trial) -> None:
         """Ask the sampler for each parameter that the design has."""

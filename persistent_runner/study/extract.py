@@ -37,23 +37,37 @@ def _regex(value: str) -> str:
 class Extract(BaseModel):
     """[metrics.NAME]: the rule that finds a number, the file that it stands in, and which of several is taken.
 
-    `column` is a column of a table (commas, semicolons, tabs or blanks), by its name or its number from 1. `regex` has
-    one group, and `^ $` mean a line; `match` says which match counts, from 1, or from the end with -1. `json` is a path
-    such as `forces.0.cd`. `function` is a Python function of the study's folder, called on the driver with the path of
-    `file`, or of the trial's folder, by several threads where several trials run at a time. `expr` is a formula over
-    other metrics and the trial's parameters.
+    It needs exactly one of `column`, `regex`, `json`, `function` and `expr`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    file: RelativePath | None = None
-    column: Annotated[str | int, BeforeValidator(_column)] | None = None
-    regex: Annotated[str, AfterValidator(_regex)] | None = None
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "oneOf": [{"required": [rule]} for rule in ("column", "regex", "json", "function", "expr")],
+            "dependentRequired": {"column": ["file"], "regex": ["file"], "json": ["file"], "match": ["regex"]},
+        },
+    )
+    file: RelativePath | None = Field(default=None, examples=["report.csv"])
+    """The file that it is read from, below the trial's working directory. It comes back without being among the
+    outputs."""
+    column: Annotated[str | int, BeforeValidator(_column)] | None = Field(default=None, examples=["cd"])
+    """A column of a table (commas, semicolons, tabs or blanks), by its name or its number from 1."""
+    regex: Annotated[str, AfterValidator(_regex)] | None = Field(default=None, examples=[r"Cd\s*=\s*(\S+)"])
+    """A regular expression of Python's with one group, around the number; `^` and `$` mean a line."""
     # `json` is a method of every pydantic model
-    json_path: str | None = Field(None, alias="json")
-    function: FunctionName | None = None
-    expr: FormulaText | None = None
-    match: int | None = None
-    reduce: Literal["first", "last", "min", "max", "mean"] = "last"
+    json_path: str | None = Field(default=None, alias="json", examples=["forces.0.cd"])
+    """A path into a JSON file: keys and numbers of items, from 0, with dots between."""
+    function: FunctionName | None = Field(default=None, examples=["post.py:drag"])
+    """A Python function of the study's folder, called on the driver with the path of `file`, or of the trial's folder,
+    by several threads where several trials run at a time."""
+    expr: FormulaText | None = Field(default=None, examples=["drag / lift"])
+    """A formula over other metrics and the trial's parameters."""
+    match: int | None = Field(default=None, examples=[-1], json_schema_extra={"not": {"const": 0}})
+    """Which match of `regex` counts, from 1, or from the end with -1. Instead of `reduce`."""
+    reduce: Literal["first", "last", "min", "max", "mean"] = Field(default="last", examples=["max"])
+    """What is made of several numbers, such as the rows of a column."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

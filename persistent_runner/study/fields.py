@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.lease.platform import Software
@@ -94,14 +94,56 @@ def _relative_path(value: str) -> str:
     return value
 
 
-StudyName = Annotated[str, AfterValidator(_name)]
-Storage = Annotated[str, AfterValidator(_storage)]
-Environment = Annotated[dict[str, str], AfterValidator(_env)]
-Softwares = Annotated[tuple[Software, ...], Field(strict=False), AfterValidator(_software)]
-Command = Annotated[str, BeforeValidator(_command)]
+# What JSON Schema can say of each stands beside it, a title being the type's name in the reference page. It may let
+# through what the validator refuses, and never the other way round.
+_LINES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+StudyName = Annotated[
+    str,
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "maxLength": 80, "pattern": "^[._-]*[A-Za-z0-9][A-Za-z0-9._-]*$"}),
+]
+Storage = Annotated[str, AfterValidator(_storage), WithJsonSchema({"type": "string", "pattern": "^sqlite$|://"})]
+Environment = Annotated[
+    dict[str, str],
+    AfterValidator(_env),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "title": "table of texts",
+            "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+            "additionalProperties": {"type": "string"},
+        }
+    ),
+]
+Softwares = Annotated[
+    tuple[Software, ...], Field(strict=False, json_schema_extra={"minItems": 1}), AfterValidator(_software)
+]
+Command = Annotated[
+    str,
+    BeforeValidator(_command),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": "\\S"}, _LINES], "title": "text, or list of texts"}),
+]
 Inputs = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_inputs)]
-FunctionName = Annotated[str, AfterValidator(_function)]
-RelativePath = Annotated[str, AfterValidator(_relative_path)]
-DelimiterPair = Annotated[Delimiters, BeforeValidator(_delimiters)]
+FunctionName = Annotated[
+    str,
+    AfterValidator(_function),
+    WithJsonSchema({"type": "string", "pattern": r"\.py:[^\s:]+$"}),
+]
+RelativePath = Annotated[
+    str, AfterValidator(_relative_path), WithJsonSchema({"type": "string", "pattern": r"^[^/]", "title": "path"})
+]
+DelimiterPair = Annotated[
+    Delimiters,
+    BeforeValidator(_delimiters),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "title": "list of two texts",
+            "items": {"type": "string", "pattern": r"^[^\sA-Za-z0-9]+$"},
+            "minItems": 2,
+            "maxItems": 2,
+        }
+    ),
+]
 Direction = Literal["minimize", "maximize"]
 Text = Annotated[str, Field(min_length=1)]

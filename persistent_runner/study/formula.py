@@ -9,7 +9,7 @@ import operator
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from persistent_runner.spelling import did_you_mean
 
@@ -109,7 +109,11 @@ def _checked(value: str) -> str:
     return value
 
 
-FormulaText = Annotated[str, AfterValidator(_checked)]
+FormulaText = Annotated[
+    str,
+    AfterValidator(_checked),
+    WithJsonSchema({"type": "string", "maxLength": MOST_CHARACTERS, "title": "formula"}),
+]
 """The text of a formula that is one."""
 
 

@@ -27,6 +27,7 @@ from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.proposals import Proposals, StudyFailed
 from persistent_runner.study.resume import Attempts, Result, give_back, settle_earlier
 from persistent_runner.study.returned import outcome_of
+from persistent_runner.study.stopping import Stopping
 from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.objective import Outcome
+    from persistent_runner.study.pilot import Pilot
     from persistent_runner.study.progress import Limits
     from persistent_runner.study.run_folder import RunFolder
 
@@ -56,7 +58,8 @@ class Loop:
     `acknowledge(number, attempt)` is called when a result is on the disk. `on_turn` is called at least twice a second.
     `where` names the machines that attempts run on; `left` is how many seconds these are there for;
     `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to an end of their
-    own and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
+    own and `needs` the seconds that one takes, and raises BudgetSpent where it may not. With a `pilot` one trial runs
+    alone until one is complete.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Loop:
         catch: tuple[type[Exception], ...] = (),
         acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
         on_turn: Callable[[Progress], None] = lambda _: None,
+        pilot: Pilot | None = None,
     ) -> None:
         self._study = study
         self._objective = objective
@@ -98,6 +102,7 @@ class Loop:
         self._catch = catch
         self._acknowledge = acknowledge
         self._on_turn = on_turn
+        self._pilot = pilot
         self._running: dict[int, Running] = {}
         self._attempts = Attempts()
         self._lost: dict[int, int] = {}
@@ -105,8 +110,7 @@ class Loop:
         self._asked = 0
         self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
-        self._heeded = 0
-        self._stopped_at: float | None = None
+        self._stopping = Stopping(interrupts, stop_running)
         self.progress = Progress(running=self._running)
         self._outbox = Outbox(study, self.progress)
 
@@ -140,7 +144,7 @@ class Loop:
 
     def _turn(self) -> bool:
         """Settle what ended, start what may start; return whether there is more to do."""
-        self._heed()
+        self._stopping.heed(self.progress, ending=self._fatal is not None)
         self._outbox.deliver()
         self._renew_where_needed()
         before = self._proposals.rejected
@@ -164,7 +168,7 @@ class Loop:
             elif self._suggests_itself:
                 with contextlib.suppress(StorageInternalError):
                     running.params = running.trial.params
-        if self._stopped_at is not None and time.monotonic() - self._stopped_at > STOP_SECONDS and self._running:
+        if self._stopping.seconds > STOP_SECONDS and self._running:
             log.warning(
                 "%d objectives did not end within %ds of being stopped; going on", len(self._running), STOP_SECONDS
             )
@@ -172,29 +176,9 @@ class Loop:
         self._outbox.deliver()
         return True
 
-    def _heed(self) -> None:
-        """Do what the interrupts so far ask for, and say so once."""
-        count = self._interrupts.count
-        if (count >= 2 or self._fatal is not None) and self._stopped_at is None:
-            self._stopped_at = time.monotonic()
-            if self._running:
-                if count >= 2:
-                    log.warning("Interrupted: stopping the trials that run. Interrupt again to leave at once.")
-                else:
-                    log.warning("The study ends: stopping the trials that run.")
-            self._stop_running()
-        elif count == 1 and self._heeded == 0 and self._running:
-            left = self.progress.seconds_left_of_running
-            log.warning(
-                "Interrupted: no new trials; the %d running may finish%s, then the release. "
-                "Interrupt again to stop them, a third time to leave.",
-                len(self._running),
-                "" if left is None else f" (expected in about {format_duration(round(left))})",
-            )
-        self._heeded = count
-
     def _may_ask(self) -> bool:
-        if self._fatal is not None or self._interrupts.count or self._outbox or len(self._running) >= self._capacity:
+        room = 1 if self._pilot and not self.progress.complete else self._capacity
+        if self._fatal is not None or self._interrupts.count or self._outbox or len(self._running) >= room:
             return False
         if self._is_out_of_time() or self.progress.out_of_time or not self._tenure.has_time:
             return False
@@ -297,6 +281,11 @@ class Loop:
         except optuna.TrialPruned as pruned:
             self._commit(running, TrialState.PRUNED, seconds, failure=str(pruned))
         except TrialFailed as error:
+            pilot = self._pilot if self._pilot and not self.progress.complete else None
+            if ended := pilot and pilot.ends(number, running.attempt, error):
+                self._give_back(running)
+                self._fatal = self._fatal or ended
+                return
             # A reader of files does not know whose they are.
             message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
             log.warning("%s", "\n".join(filter(None, (message, error.remedy))))

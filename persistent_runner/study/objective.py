@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistent_runner.study.spec import StudySpec
+
+
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 8  # files, of those that the first trial left
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,9 @@ class Work(Protocol):
     def pull_all(self, pattern: str) -> list[Path]:
         """Fetch the files that match."""
 
+    def left(self) -> dict[str, int]:
+        """Name and size in bytes of each file that a command left in the working directory."""
+
 
 class BoundTrial(Protocol):
     """A trial whose parameters are known already."""
@@ -68,6 +77,7 @@ class CommandObjective:
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
         self._functions = spec.functions
+        self._has_told = False
 
     def parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates and parameters.json get: constants, a trial's own, and what follows from them.
@@ -94,13 +104,48 @@ class CommandObjective:
                 work.pull(pattern)
         for name in spec.metric_files:
             work.pull(name)
-        parameters = self.parameters(trial.params)
-        metrics = Readings(work.folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
+        outcome = self.read(trial.params, work.folder)
+        if not self._has_told:
+            self._has_told = True
+            log.info("%s", _left_text(work.left(), work.folder))
+        return outcome
+
+    def read(self, params: Mapping[str, Any], folder: Path) -> Outcome:
+        """Return what the files of a trial say, below its local folder; ResultMissing where a number is not there."""
+        spec, parameters = self._spec, self.parameters(params)
+        metrics = Readings(folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
         return Outcome(
             values=tuple(metrics[name] for name in spec.objective_names),
             metrics=metrics,
             constraints={name: bounds.violation(metrics[name]) for name, bounds in spec.constraints.items()},
         )
+
+
+def _left_text(left: Mapping[str, int], folder: Path) -> str:
+    """Return which files the first trial left, which were taken, and which not, the largest first."""
+    taken = {name: size for name, size in left.items() if (folder / name).is_file()}
+    others = {name: size for name, size in left.items() if name not in taken}
+    text = f"The first trial left {_sized(left)}; taken: {_named(taken)}"
+    return f"{text}; not taken: {_named(others)} ([trial] outputs takes more)" if others else text
+
+
+def _named(files: Mapping[str, int]) -> str:
+    largest = sorted(files.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {_size(size)}" for name, size in largest[:_MOST_NAMED])
+    more = dict(largest[_MOST_NAMED:])
+    return (shown or "none") + (f" and {_sized(more)} more" if more else "")
+
+
+def _sized(files: Mapping[str, int]) -> str:
+    return f"{len(files)} file{'s' if len(files) != 1 else ''} ({_size(sum(files.values()))})"
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} GB"
 
 
 PythonObjective = Callable[[Any, Any], Any]

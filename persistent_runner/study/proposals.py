@@ -38,6 +38,21 @@ def put_first(study: optuna.Study, spec: StudySpec, folder: RunFolder) -> None:
             )
 
 
+def put_failed(study: optuna.Study, folder: RunFolder) -> None:
+    """Let the designs of this run's failed trials be the next ones; each trial is put back once."""
+    before = {record["trial"] for record in folder.journal() if record["kind"] == "retried"}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
+        if owner(trial) == folder.run_id and trial.number not in before:
+            # noted first: after a crash in between it is one more of the sampler's own, and nothing waits twice
+            folder.commit(kind="retried", trial=trial.number)
+            study.enqueue_trial(trial.params, user_attrs={USER_ATTRIBUTE: {"run": folder.run_id}})
+
+
+def retried(folder: RunFolder) -> int:
+    """Return how many failed trials were put back: as many more than `n_trials` are run."""
+    return sum(record["kind"] == "retried" for record in folder.journal())
+
+
 class Proposals:
     """The next trials of a study, asked for by the main thread.
 

@@ -33,7 +33,7 @@ class Attempts:
         if record["kind"] == "attempt":
             self._last[record["trial"]] = record["attempt"]
             self._places[record["trial"]] = record.get("where", "")
-        elif record["kind"] == "result":
+        elif record["kind"] in {"result", "pilot"}:
             self._places.pop(record["trial"], None)
 
     def begin(self, number: int, where: str) -> int:

@@ -36,6 +36,7 @@ class RunFolder:
         self.study = study
         self.run_id = ""
         self.fingerprint: dict[str, Any] | None = None
+        self.content: dict[str, dict[str, str]] | None = None
         self._lock = filelock.FileLock(path / "driver.lock", timeout=0)
 
     def __enter__(self) -> Self:
@@ -83,6 +84,11 @@ class RunFolder:
     def set_fingerprint(self, fingerprint: dict[str, Any]) -> None:
         """Keep what the study searches, so that a later start can tell whether it changed."""
         self.fingerprint = fingerprint
+        self._write_run()
+
+    def set_content(self, content: dict[str, dict[str, str]]) -> None:
+        """Keep what the study runs, so that a later start can tell whether it changed."""
+        self.content = content
         self._write_run()
 
     def journal(self) -> list[dict[str, Any]]:
@@ -179,6 +185,7 @@ class RunFolder:
                 remedy="Give one of them another name, or choose another folder with --runs-dir.",
             )
         self.fingerprint = found.get("fingerprint")
+        self.content = found.get("content")
 
     @staticmethod
     def run_at(path: Path) -> str | None:
@@ -191,7 +198,8 @@ class RunFolder:
             return ""  # damaged: somebody's, and not ours
 
     def _write_run(self) -> None:
-        run = {"version": VERSION, "run_id": self.run_id, "study": self.study, "fingerprint": self.fingerprint}
+        run = {"version": VERSION, "run_id": self.run_id, "study": self.study}
+        run |= {"fingerprint": self.fingerprint, "content": self.content}
         self.write("run.json", json.dumps(run, indent=1) + "\n")
 
     def _first_driver(self) -> str:

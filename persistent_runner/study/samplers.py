@@ -10,7 +10,7 @@ import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from persistent_runner.spelling import did_you_mean
 
@@ -57,7 +57,26 @@ def _sampler(value: object) -> object:
     return {"name": name, **options}
 
 
-SamplerChoice = Annotated[dict[str, Any], BeforeValidator(_sampler)]
+_NAMES = {"anyOf": [{"enum": list(_CLASSES)}, {"type": "string", "pattern": ":"}]}
+SamplerChoice = Annotated[
+    dict[str, Any],
+    BeforeValidator(_sampler),
+    # the options are left to Optuna, whose versions differ in them
+    WithJsonSchema(
+        {
+            "title": ", ".join(f'"{name}"' for name in _CLASSES) + ', "module:callable" or a table with such a name',
+            "anyOf": [
+                _NAMES,
+                {
+                    "type": "object",
+                    "properties": {"name": _NAMES, "seed": False},
+                    "required": ["name"],
+                    "additionalProperties": {"type": ["boolean", "number", "string"]},
+                },
+            ],
+        }
+    ),
+]
 """{"name": ..., and the sampler's own options}."""
 
 

@@ -13,8 +13,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    Field,
     PlainValidator,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -33,15 +35,20 @@ class _Named(BaseModel):
     """What every entry of [space] may say of itself; `unit` and `label` are for people alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-    unit: str | None = None
-    label: str | None = None
+    unit: str | None = Field(default=None, examples=["m"])
+    """The unit, for people alone."""
+    label: str | None = Field(default=None, examples=["thickness of the skin"])
+    """A name for people alone."""
 
 
 class _Varied(_Named):
     """What the sampler varies, `when` that holds for the other parameters; else the value is `otherwise`, or none."""
 
-    when: FormulaText | None = None
-    otherwise: int | float | str | None = None
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {"otherwise": ["when"]}})
+    when: FormulaText | None = Field(default=None, examples=["ribs > 4"])
+    """A formula over other parameters: the sampler varies this one only where it holds."""
+    otherwise: int | float | str | None = Field(default=None, examples=[0.0])
+    """The value where `when` does not hold. Without it there is none then."""
 
     @model_validator(mode="after")
     def _otherwise_needs_when(self) -> Self:
@@ -54,10 +61,15 @@ class FloatParameter(_Varied):
     """A real number from `low` to `high`, both included, optionally in steps or on a logarithmic scale."""
 
     type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
+    """What kind of parameter it is."""
+    low: float = Field(examples=[0.05])
+    """The smallest value."""
+    high: float = Field(examples=[0.2])
+    """The largest value."""
+    log: bool = Field(default=False, examples=[True])
+    """Whether the sampler looks at it on a logarithmic scale, for ranges over several orders of magnitude."""
+    step: float | None = Field(default=None, examples=[0.01])
+    """Only values of whole steps above `low`; `high` must be one. Not together with `log`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,10 +91,15 @@ class IntParameter(_Varied):
     """A whole number from `low` to `high`, both included, optionally in steps or on a logarithmic scale."""
 
     type: Literal["int"] = "int"
-    low: int
-    high: int
-    log: bool = False
-    step: int = 1
+    """What kind of parameter it is."""
+    low: int = Field(examples=[2])
+    """The smallest value."""
+    high: int = Field(examples=[8])
+    """The largest value."""
+    log: bool = Field(default=False, examples=[True])
+    """Whether the sampler looks at it on a logarithmic scale, for ranges over several orders of magnitude."""
+    step: int = Field(default=1, examples=[2])
+    """Only values of whole steps above `low`; `high` must be one. Not together with `log`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -116,7 +133,12 @@ class CategoricalParameter(_Varied):
     """One of `choices`: numbers or text."""
 
     type: Literal["categorical"] = "categorical"
-    choices: Annotated[tuple[int | float | str, ...], BeforeValidator(_choices)]
+    """What kind of parameter it is."""
+    choices: Annotated[tuple[int | float | str, ...], BeforeValidator(_choices)] = Field(
+        examples=[["6061-T6", "7075-T6"]],
+        json_schema_extra={"minItems": 1, "uniqueItems": True, "title": "list of numbers or texts"},
+    )
+    """What it is one of: numbers or text, none of them twice."""
 
     def distribution(self) -> BaseDistribution:
         """Return Optuna's distribution."""
@@ -128,7 +150,8 @@ class CategoricalParameter(_Varied):
 class DerivedParameter(_Named):
     """What follows from other parameters by a formula."""
 
-    expr: FormulaText
+    expr: FormulaText = Field(examples=["chord * thickness"])
+    """The formula."""
 
 
 def _check_range(low: float, high: float) -> None:
@@ -174,8 +197,14 @@ def identifier(value: str) -> str:
     return value
 
 
-Identifier = Annotated[str, AfterValidator(identifier)]
-Constant = Annotated[int | float | str, PlainValidator(_constant)]
+# of other alphabets than ours all signs are let through: regular expressions of editors do not know their letters
+_NAME = r"^([A-Za-z_]|[^\x00-\x7F])([A-Za-z0-9_]|[^\x00-\x7F])*$"
+Identifier = Annotated[str, AfterValidator(identifier), WithJsonSchema({"type": "string", "pattern": _NAME})]
+Constant = Annotated[
+    int | float | str,
+    PlainValidator(_constant),
+    WithJsonSchema({"type": ["number", "string"], "description": "A constant: a number or text.", "examples": [2.0]}),
+]
 Varied = FloatParameter | IntParameter | CategoricalParameter
 Parameter = Annotated[
     Annotated[FloatParameter, Tag("float")]

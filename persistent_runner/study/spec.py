@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.inputs import walk_inputs
 from persistent_runner.lease.platform import Software
-from persistent_runner.render import check_templates, walk_inputs
+from persistent_runner.render import check_templates
+from persistent_runner.scripts import script_mistakes
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.design import DesignSpace
 from persistent_runner.study.extract import Extract, formula_mistakes
 from persistent_runner.study.fields import Direction
+from persistent_runner.study.formula import Formula
 from persistent_runner.study.functions import Function, load_functions
 from persistent_runner.study.samplers import KEEP_SEED, grid, make_sampler, refusal
 from persistent_runner.study.space import KINDS, DerivedParameter, Identifier, Parameter, Varied
@@ -34,7 +38,7 @@ from persistent_runner.study.tables import (
 from persistent_runner.study.toml import Document, explain, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from optuna.samplers import BaseSampler
 
@@ -51,17 +55,25 @@ class StudySpec(BaseModel):
     """A whole study.toml. `file` is the file, `folder` the study's folder that inputs are relative to."""
 
     model_config = Table.model_config
-    file: Path
+    file: SkipJsonSchema[Path]
     study: StudyTable
     cluster: ClusterTable
     setup: SetupTable = SetupTable()
     space: dict[Identifier, Parameter] = {}
+    """[space]: what the sampler varies, in Optuna's own words, the constants beside it, and what follows from both."""
     trial: TrialTable
     metrics: dict[Identifier, Extract] = {}
-    objectives: dict[Identifier, Direction]
+    """[metrics]: how each number is read from what a trial leaves, in a table of its own: `[metrics.NAME]`."""
+    objectives: dict[Identifier, Direction] = Field(
+        examples=[{"drag": "minimize", "lift": "maximize"}], json_schema_extra={"minProperties": 1}
+    )
+    """[objectives]: what is optimised, each metric with its direction; their order is the order of the values."""
     constraints: dict[Identifier, Bounds] = {}
-    start: tuple[Design, ...] = ()
-    baseline: Design = {}
+    """[constraints]: what a design must keep to, each metric with its bounds."""
+    start: tuple[Design, ...] = Field(default=(), examples=[[{"thickness": 0.1}]])
+    """[[start]]: designs that are tried first, each under a header of its own. What is left out is the sampler's."""
+    baseline: Design = Field(default={}, examples=[{"thickness": 0.12}])
+    """[baseline]: the design that runs before everything else. What is left out is the sampler's."""
 
     @classmethod
     def load(cls, path: Path, sets: Sequence[str] = ()) -> StudySpec:
@@ -176,7 +188,10 @@ def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -
     """Yield (keys, what) for each mistake that lies between tables; those that are wrong by themselves are left out."""
     if "trial" in parts:
         yield from _numbers(parts["trial"], parts, tables)
-        yield from _trial_files(folder, parts["trial"], parts.get("space"))
+        require = parts["study"].require if "study" in parts else ()
+        metrics = [Formula(extract.expr) for extract in parts.get("metrics", {}).values() if extract.expr]
+        formulas = {name for formula in metrics for name in formula.names}
+        yield from _trial_files(folder, parts["trial"], parts.get("space"), require, formulas)
         cores, most = parts["trial"].cores, parts["cluster"].cores if "cluster" in parts else None
         if cores and most and cores > most:
             yield ["trial", "cores"], f"{cores} is more than the {most} of the whole cluster; lower it"
@@ -186,12 +201,15 @@ def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -
         yield from _designs(folder, parts)
     if "setup" in parts:
         try:
-            for file in walk_inputs(folder, parts["setup"].inputs):
+            files = walk_inputs(folder, parts["setup"].inputs)
+            for file in files:
                 if file.template:
                     yield (
                         ["setup", "inputs"],
                         f"{file.source.name} is a template; the setup has no parameters: drop .j2",
                     )
+            for what in script_mistakes(files, parts["setup"].command):
+                yield ["setup", "command"], what
         except ConfigError as error:
             yield ["setup", "inputs"], str(error)
 
@@ -251,13 +269,22 @@ def _designs(folder: Path, parts: Mapping[str, Any]) -> Iterator[tuple[list[str]
 
 
 def _trial_files(
-    folder: Path, trial: TrialTable, space: Mapping[str, object] | None
+    folder: Path, trial: TrialTable, space: Mapping[str, object] | None, require: Sequence[str], formulas: Iterable[str]
 ) -> Iterator[tuple[list[str], str]]:
     """Yield what is wrong with the inputs, and with their templates where the space is known."""
     try:
         files = walk_inputs(folder, trial.inputs)
+        for what in script_mistakes(files, trial.command or ""):
+            yield ["trial", "command"], what
         if space is not None:
-            check_templates(files, DesignSpace(space).always, trial.template.delimiters)
+            designs = DesignSpace(space, require)
+            check_templates(
+                files,
+                designs.always,
+                trial.template.delimiters,
+                elsewhere={*designs.used, *formulas},
+                sometimes=designs.sometimes,
+            )
     except ConfigError as error:
         yield from ((["trial", "inputs"], line) for line in str(error).splitlines())
 

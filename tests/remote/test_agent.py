@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import shutil
@@ -166,6 +167,35 @@ def test_other_pythons(version: str, tmp_path: Path) -> None:
     assert [entry["path"] for entry in found[3]["manifest"]] == ["out"]
     assert not (tmp_path / "work" / "r" / "a.1").exists()
     assert (tmp_path / ".persistent-runner" / "l" / "beat").read_text() == "a1b2.3\n"
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.9", "3.10", "3.12", "3.13"])
+def test_links_and_copies_under_other_pythons(version: str, tmp_path: Path) -> None:
+    """A kept file, copies of it and links are made by every Python, and a name that is not ASCII is no matter."""
+    python = shutil.which(f"python{version}")
+    if python is None or subprocess.run([python, "-V"], capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no python{version}")
+    big = b"big" * 1000
+    name = hashlib.sha256(big).hexdigest()
+    files = [["é/copy", 0o755, len(big), name], ["link", 0o120777, 7], ["small", 0o644, 2]]
+    needs = command("stat -c %a é/copy; cat small; readlink link; cmp link é/copy", files=files)
+    put = {"t": "put", "path": f"static/{name}", "offset": 0, "size": len(big), "sha256": name, "mode": 0o400}
+    found = talk(
+        python,
+        tmp_path,
+        [
+            (needs, "é/copys\n".encode()),
+            ({**put, "id": 2}, big),
+            ({**needs, "id": 3}, "é/copys\n".encode()),
+            ({**put, "id": 4, "offset": len(big) - 1}, big[-1:]),
+        ],
+        LC_ALL="C",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert [answer.get("state") for answer in found] == ["absent", None, "done", None]
+    assert [answer["t"] for answer in found] == ["exit", "done", "exit", "done"]
+    assert (found[2]["code"], found[2]["body"]) == (0, "755\ns\né/copy\n".encode())
+    assert [path.name for path in (tmp_path / "work" / "r" / "static").iterdir()] == [name]
 
 
 def ping(number: int, **options: Any) -> tuple[dict[str, Any], bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from persistent_runner.errors import RunnerError
+from persistent_runner.remote import agent
 from persistent_runner.remote.frames import decode, hello_of
-from persistent_runner.remote.launch import bootstrap
+from persistent_runner.remote.launch import bootstrap, without_comments
 from tests.remote.conftest import run
 
 if TYPE_CHECKING:
@@ -83,6 +85,23 @@ def test_any_login_shell(shell: str, tmp_path: Path) -> None:
     frames = ended.stdout.partition(b"\nN\n")[2]
     [(header, _)] = decode(bytearray(frames))
     assert hello_of(header).root == f"{tmp_path}/work/r"
+
+
+def test_the_program_is_the_agent() -> None:
+    """What is sent differs from the agent in comments and docstrings alone: the same code stands on the same lines."""
+    source = Path(agent.__file__).read_text("utf-8")
+    sent = without_comments(source)
+    trees = [ast.parse(text) for text in (source, sent)]
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+                node.body[0] = ast.Pass(lineno=node.body[0].lineno)
+    mine, theirs = (ast.dump(tree, include_attributes=False) for tree in trees)
+    assert mine == theirs
+    lines = [[node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")] for tree in trees]
+    assert lines[0] == lines[1]
+    assert len(sent) < 0.85 * len(source)
+    assert without_comments('x = "# a"  # b\ny = ("c"\n  "d")\n') == 'x = "# a"  \ny = ("c"\n  "d")\n'
 
 
 def test_the_program_is_small() -> None:

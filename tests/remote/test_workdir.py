@@ -137,8 +137,12 @@ def test_a_missing_file_names_the_nearest(site: Site) -> None:
 def test_a_failed_command(site: Site) -> None:
     """The error shows command, exit code and last lines, without what could drive a terminal; the log is here."""
     work = site.work()
-    with pytest.raises(CommandFailed, match=r"`solve \$X` ended with exit code 127 \(127: a command") as caught:
+    with pytest.raises(
+        CommandFailed, match=r"`solve \$X` ended with exit code 127 \(127: the command \"solve\" was not found\)"
+    ) as caught:
         work.run("solve $X\necho no")
+    assert caught.value.remedy.startswith("Load or install it in the command or in [setup]; a file of the working")
+    assert "The whole log: " in caught.value.remedy
     work = site.work(attempt="00000.2")
     with pytest.raises(CommandFailed) as caught:
         work.run("seq 100; printf '\\033[31mred\\n'; exit 3")

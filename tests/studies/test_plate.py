@@ -17,7 +17,8 @@ import optuna
 import pandas as pd
 import pytest
 
-from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.inputs import walk_inputs
+from persistent_runner.render import render_inputs
 from persistent_runner.study.spec import StudySpec
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from persistent_runner.render import walk_inputs
+from persistent_runner.inputs import walk_inputs
 from tests.studies.trial_here import STUDIES, Study, needs
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter
 
-from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.inputs import walk_inputs
+from persistent_runner.render import render_inputs
 from persistent_runner.study.design import DesignSpace
 from persistent_runner.study.extract import Extract
 from persistent_runner.study.readers import Readings

@@ -13,7 +13,8 @@ import optuna
 import pytest
 
 from persistent_runner.errors import CommandFailed, ConfigError, ResultMissing
-from persistent_runner.render import render_inputs, walk_inputs
+from persistent_runner.inputs import walk_inputs
+from persistent_runner.render import render_inputs
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.spec import StudySpec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import timedelta
@@ -105,6 +106,8 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "my {wing} $é 'q'"
     (folder / "case").mkdir(parents=True)
     (folder / "case" / "deck.inp.j2").write_text("@{ thickness }@ @{ chord }@")
+    (folder / "case" / "solver").write_text("#!/bin/sh\n")
+    (folder / "case" / "solver").chmod(0o755)
     return folder
 
 
@@ -433,3 +436,20 @@ def test_reading_a_study_loads_nothing_heavy(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+def test_what_a_node_would_refuse_to_run(folder: Path) -> None:
+    """A script from Windows, a missing execute bit and a misspelt program are told for trial and setup alike."""
+    (folder / "case" / "solver").write_bytes(b"#!/bin/sh\r\n")
+    told = mistakes(folder, GOOD)
+    assert "study.toml: [trial] command (line 17): " in told
+    assert "solver is a script with Windows line ends" in told
+    (folder / "case" / "solver").write_bytes(b"#!/bin/sh\n")
+    (folder / "case" / "solver").chmod(0o644)
+    assert "the command runs ./solver, and " in mistakes(folder, GOOD)
+    assert f"run chmod +x {folder.resolve() / 'case' / 'solver'}" in mistakes(folder, GOOD)
+    (folder / "case" / "solver").chmod(0o755)
+    assert 'did you mean "solver"?' in mistakes(folder, GOOD.replace("./solver", "./solvre"))
+    setup = '[setup]\ninputs = ["case/solver"]\ncommand = "./solvre"\n'
+    assert "[setup] command (line 28): the command begins with ./solvre" in mistakes(folder, GOOD + setup)

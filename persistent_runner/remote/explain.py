@@ -1,0 +1,99 @@
+"""What the exit code of a command says, in words, with what its log adds to it."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+from persistent_runner.printable import printable
+
+_LAST_LINES = 10  # of a log that are shown
+_LINES = 20  # at the end of a log, in which a shell says what it could not run
+_FAILED_LINE = re.compile(r"^persistent_runner: line (\d+) failed: (.*)$\n?", re.MULTILINE)  # see agent.py
+_LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
+_INTERPRETER = re.compile(r"([^\s:]+): (?:cannot execute: required file not found|.*bad interpreter)")
+_QUOTES = "'\"\u2018\u2019"  # the last two are what GNU programs write in UTF-8
+_RETURN = re.compile(rf"(?:\r|\\r|\^M)[{_QUOTES}]?: ")
+_NOT_RUN = rf"(?:^|[:\s])[{_QUOTES}]?([^\s:{_QUOTES}]+)[{_QUOTES}]?: (?:%s)\s*$"
+_NOT_FOUND = re.compile(_NOT_RUN % "command not found|not found|No such file or directory")
+_FORBIDDEN = re.compile(_NOT_RUN % "Permission denied")
+_FOREIGN = re.compile(_NOT_RUN % "cannot execute binary file.*|Exec format error")
+_WINDOWS = (
+    "a script's first line names an interpreter that the node does not have, as it does with Windows line ends",
+    "Save the script with LF line ends (dos2unix), or name an interpreter that is there.",
+)
+
+
+def explained(code: int, log: bytes) -> tuple[str, str]:
+    """Return what an exit code stands for, such as ` (127: ...)`, and what to do; empty where nobody can say.
+
+    `log` is the end of what the command printed: there a shell names what it could not run.
+    """
+    what, remedy = _meaning(code, log.decode("utf-8", "replace").split("\n")[-_LINES:])
+    return f" ({code}: {printable(what)})" if what else "", remedy
+
+
+def failed_step(command: str, log: bytes) -> tuple[str, str]:
+    """Return the line of a command that failed, as bash said it, and the last lines of its log, for a message.
+
+    Where nobody said which one it was, it is the command's first line.
+    """
+    text = printable(log)
+    said = list(_FAILED_LINE.finditer(text))
+    if said:
+        step = f"`{said[-1][2].strip()}` (line {said[-1][1]} of the command)"
+        text = text[: said[-1].start()] + text[said[-1].end() :]
+    else:
+        step = f"`{next(iter(command.strip().splitlines()), '')}`"
+    lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return step, "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+
+
+def _meaning(code: int, lines: list[str]) -> tuple[str, str]:
+    if code == 141:
+        return "a pipe whose reader ended first", ""
+    if code == 137:
+        return "killed by signal 9, likely out of memory", ""
+    if code == 127:
+        return _not_found(lines)
+    if code == 126:
+        return _not_executed(lines)
+    if 128 < code < 160:
+        try:
+            return f"killed by {signal.Signals(code - 128).name}", ""
+        except ValueError:
+            pass
+    return "", ""
+
+
+def _not_found(lines: list[str]) -> tuple[str, str]:
+    if library := _last(_LIBRARY, lines):
+        return f"the shared library {library} was not found", (
+            "Load the module that brings it, in the command itself, or set LD_LIBRARY_PATH in [cluster] env."
+        )
+    if _last(_INTERPRETER, lines) or any(_RETURN.search(line) for line in lines):
+        return _WINDOWS
+    word = _last(_NOT_FOUND, lines)
+    if "/" in word:
+        return f"{word} was not found, or the interpreter that its first line names", (
+            "It must be among the inputs or made by the command; save a script with LF line ends (dos2unix)."
+        )
+    if word:
+        return f'the command "{word}" was not found', (
+            f"Load or install it in the command or in [setup]; a file of the working directory is run as ./{word}."
+        )
+    return "a command was not found", ""
+
+
+def _not_executed(lines: list[str]) -> tuple[str, str]:
+    if _last(_INTERPRETER, lines):
+        return _WINDOWS
+    if word := _last(_FOREIGN, lines):
+        return f"{word} is no program for this machine", "Build it for the node's system, or name its interpreter."
+    if word := _last(_FORBIDDEN, lines):
+        return f"{word} is not executable", f"Make it so where it lies: chmod +x {word.rsplit('/', 1)[-1]}."
+    return "a command could not be executed", ""
+
+
+def _last(pattern: re.Pattern[str], lines: list[str]) -> str:
+    return next((found[1] for line in reversed(lines) if (found := pattern.search(line))), "")

@@ -1,0 +1,53 @@
+"""The first trial runs alone, so that a mistake in a deck costs one run and no boot of a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from persistent_runner.study.proposals import StudyFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from persistent_runner.errors import TrialFailed
+    from persistent_runner.study.run_folder import RunFolder
+
+
+_NEXT = (
+    "Mend it and run the same line: it goes on, and on the same cluster while that is kept. If it fails again with "
+    "nothing changed, it counts as failed and the study goes on."
+)
+
+
+class PilotFailed(StudyFailed):
+    """The first trial failed; its cluster is kept for a while, so that the next start goes on there."""
+
+
+class Pilot:
+    """While no trial of a study is complete, one runs alone, and its failure ends the start.
+
+    It is told to the study only when a start with the same `digest` of deck, setup, command and readers has failed
+    before. `way_in(number, attempt)` is the line that leads into an attempt's directory.
+    """
+
+    def __init__(self, folder: RunFolder, digest: str, way_in: Callable[[int, int], str]) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._way_in = way_in
+        self._is_known = any(record["kind"] == "pilot" and record["digest"] == digest for record in folder.journal())
+
+    def ends(self, number: int, attempt: int, error: TrialFailed) -> PilotFailed | None:
+        """Return what ends the start after a failure of the trial that runs alone; None where it is to be told."""
+        if self._is_known:
+            return None
+        self._folder.commit(kind="pilot", trial=number, attempt=attempt, digest=self._digest)
+        message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+        lines = [
+            error.remedy,
+            f"Its files here: {self._folder.path / f'trials/{number:05d}'}",
+            f"On the cluster: {self._way_in(number, attempt)}",
+            _NEXT,
+        ]
+        return PilotFailed(
+            f"The first trial failed, so no other one was started.\n{message}", remedy="\n".join(filter(None, lines))
+        )
