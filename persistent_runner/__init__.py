@@ -5,6 +5,7 @@
     8  cli.py                                  run-study and persistent-runner (click), lazy imports
     7  runner.py  leasing.py  plan.py          puts the house together
        check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
+       logs.py                                 shows what a trial prints
        site.py                                 the only file that chooses a platform
        login.py  doctor.py  findings.py  draft.py   before any money: the account, and what a start would meet
        init.py  interview.py               a study from a deck that runs already; what it asks for
@@ -18,7 +19,7 @@
     4  pool.py                                 trials onto nodes
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer explain | workdir
+    2  remote/   node | ssh proof keys tunnel | agent launch frames link | transfer explain | live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py
 

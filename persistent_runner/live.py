@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from persistent_runner.study.progress import Progress
 
 _MOST_ROWS = 12
+_OTHER_LINES = 7  # of the live table beside its trials: two of them wrap on a narrow terminal
 _MOST_RESULTS = 60
 
 
@@ -116,12 +117,19 @@ class LiveTable:
         )  # room for the ^C that a terminal echoes
         now = time.monotonic()
         running = sorted(progress.running.items())
-        for number, trial in running[:_MOST_ROWS]:
+        rows = self._rows(any(trial.last_line for _, trial in running))
+        for number, trial in running[:rows]:
             table.add_row(str(number), format_duration(round(now - trial.since)), Text(_pairs(trial.params, "=", "  ")))
+            if trial.last_line:
+                table.add_row("", "", Text(trial.last_line, style="dim"))
         parts: list[RenderableType] = [Text(head, style="bold"), Text(done), table]
-        if len(running) > _MOST_ROWS:
-            parts.append(Text(f"and {len(running) - _MOST_ROWS} more", style="dim"))
+        if len(running) > rows:
+            parts.append(Text(f"and {len(running) - rows} more", style="dim"))
         return Group(*parts)
+
+    def _rows(self, two_lines_each: bool) -> int:
+        """Return how many trials are shown: with a line of its log below each as many as the terminal is high for."""
+        return min(_MOST_ROWS, max(2, (self._console.height - _OTHER_LINES) // 2)) if two_lines_each else _MOST_ROWS
 
 
 def cost_text(cost: Cost) -> str:

@@ -152,6 +152,12 @@ class Pool:
             thread.start()
         return future
 
+    def last_lines(self) -> dict[int, str]:
+        """Return by trial the last line that the commands of each running one have printed."""
+        with self._lock:
+            running = list(self._running)
+        return {workdir.number: workdir.last_line for workdir in running}
+
     @property
     def trial_price(self) -> float | None:
         """The price of a trial's share of the cluster per hour; None where the cluster's is not known."""

@@ -134,6 +134,9 @@ def _run_trials(
     def turned(progress: Progress) -> None:
         cluster.turned()
         if view is not None:
+            for number, line in pool.last_lines().items():
+                if number in progress.running:
+                    progress.running[number].last_line = line
             view.show(progress)
 
     def opened() -> None:

@@ -22,6 +22,7 @@ FLOORS = {
     "inventory": 7,
     "check": 7,
     "live": 7,
+    "logs": 7,
     "site": 7,
     "plan": 7,
     "login": 7,
@@ -204,6 +205,7 @@ def test_functions_win_over_modules_of_the_same_name(first: str) -> None:
         "import persistent_runner.cli as c; c.main(['platform', '--help'], standalone_mode=False)",
         "import persistent_runner.cli as c; c.main(['doctor', '--help'], standalone_mode=False)",
         "import persistent_runner.cli as c; c.main(['init', '--help'], standalone_mode=False)",
+        "import persistent_runner.cli as c; c.main(['logs', '--help'], standalone_mode=False)",
     ],
 )
 def test_nothing_heavy_is_imported_early(code: str) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from persistent_runner.lease.meter import Cost
@@ -74,6 +75,26 @@ def test_the_live_table_fits_its_terminal(width) -> None:
     assert "trial running for parameters" in text
     rows = [line.split() for line in lines[-2:]]
     assert [(row[0], row[1], row[2][:5]) for row in rows] == [("4", "0s", "plate"), ("5", "0s", "plate")]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_last_line_of_each_log_stands_below_its_trial(width) -> None:
+    """One line each, cut to the terminal; a trial that has printed nothing has none; all of it fits the screen."""
+    console = terminal(width)
+    lease = SimpleNamespace(
+        job_id="a", state=SimpleNamespace(status="Executing"), age=timedelta(0), cost=Cost(1, 1, None, None)
+    )
+    progress = progress_of(*range(100))
+    for number in range(1, 100):
+        progress.running[number].last_line = f"step {number} [red]residual " + "漢" * 200
+    console.print(LiveTable(console, "wing", lease)._render(progress))
+    lines = shown(console).splitlines()
+    assert len(lines) < 24
+    assert max(map(cell_len, lines)) <= width
+    below = [line.split()[:3] for line in lines[3:]]
+    assert [words[0] for words in below[:5]] == ["0", "1", "step", "2", "step"]
+    assert below[2] == ["step", "1", "[red]residual"]
+    assert lines[-1] == "and 92 more"
 
 
 def test_the_cost_is_said_with_start_up_where_that_makes_a_difference() -> None:

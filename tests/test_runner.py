@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from persistent_runner import BudgetSpent, ConfigError, LeaseLost, RunnerError, lease, optimize, run_study, trials_table
 from persistent_runner.study.storage import quiet_optuna
 from tests.driving import HOSTILE, Place, unfinished_jobs, until
+from tests.remote.conftest import processes
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,31 @@ def test_lease_optimize_and_table(place) -> None:
     assert (runs / "trials.csv").exists()
     assert (runs / "trials/00002/out.txt").exists()
     assert cluster.state.stopped
+
+
+def test_a_pruned_trials_processes_are_gone_before_its_cores_are_used_again(place) -> None:
+    """A callback that sees a line may prune: the trial is told PRUNED, its log is here, its process tree is gone."""
+    mark = f"pr-pruned-{secrets.token_hex(8)}"
+    left = []
+
+    def on_line(line: str) -> None:
+        if line == "diverges":
+            raise optuna.TrialPruned(line)
+
+    def watched(trial: optuna.Trial, work) -> float:
+        if trial.number == 0:
+            work.run(
+                f"export MARK={mark}; setsid sleep 600 & (sleep 600 & sleep 600) & echo diverges; wait", on_line=on_line
+            )
+        left.append(processes(mark))
+        return float(trial.number)
+
+    study = optuna.create_study(study_name="pruned")
+    with a_lease() as cluster:
+        optimize(study, watched, cluster, n_trials=2)
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE"]
+    assert left == [set()]
+    assert (place.runs / "pruned/trials/00000/command-1.log").read_text().startswith("diverges\n")
 
 
 def test_a_lease_can_be_held_by_hand(place) -> None:

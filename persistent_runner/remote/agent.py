@@ -3,7 +3,7 @@
 It claims commands (`mkdir`), starts each under a supervisor of its own, reports exits and ends with its channel; the
 supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (zlib if `z`).
 
-    run   attempt seq hash script env cores timeout files outputs inline follow    -> log* exit
+    run   attempt seq hash script env cores timeout files outputs inline follow seldom  -> logs* exit
     kill  attempt seq                                                              -> done
     put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes)                                             -> done
@@ -49,6 +49,9 @@ CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
+OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
+SELDOM = 1.0  # seconds between two looks at the logs that nobody reads line by line, and before the first one
+SELDOM_EACH, SELDOM_ALL = 1 << 14, 1 << 17  # bytes of one such log, and of all of them, in one frame
 LONG_FILE = 1 << 24  # bytes from which on the checksum of a file that arrived is made aside
 STATIC = "static"  # the folder of big inputs, each named by its checksum
 FICLONE = 0x40049409  # ioctl of Linux: let a file share another one's blocks until one of them is written
@@ -235,6 +238,18 @@ def read_at(path: str, offset: int, length: int) -> bytes:
             return f.read(length)
     except (IOError, OSError, ValueError):
         return b""
+
+
+def newest(path: str, start: int, most: int) -> Tuple[int, bytes]:
+    """(offset, bytes) of what a log has from `start` on: of more than `most` the last whole lines."""
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return start, b""
+    offset = max(start, size - most)
+    data = read_at(path, offset, size - offset) if size > offset else b""
+    cut = data.find(b"\n", 0, len(data) - 1) + 1 if offset > start else 0
+    return offset + cut, data[cut:]
 
 
 def is_pattern(text: str) -> bool:
@@ -548,6 +563,7 @@ class Watch(object):
         self.command, self.where, self.work, self.request, self.fd = command, where, work, request, fd
         self.since = time.monotonic()
         self.sent = request.get("follow")  # type: Optional[int]  # bytes of the log that the driver has; None: no log
+        self.seldom = self.sent is not None and bool(request.get("seldom"))
 
     def is_over(self) -> bool:
         """Whether the exit record is there, or never will be."""
@@ -578,6 +594,7 @@ class Agent(object):
         self.watches = {}  # type: Dict[int, Watch]  # by request
         self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
         self.incoming = bytearray()
+        self.next_often = self.next_seldom = 0.0
 
     def take_over(self, home: str) -> None:
         """Make the folders of this run, and become the agent that starts commands on this node."""
@@ -654,15 +671,14 @@ class Agent(object):
             poll = select.poll()
             for fd in [0] + list(by_fd) + list(self.asides):
                 poll.register(fd, select.POLLIN)
-            look = any(w.fd is None or w.sent is not None for w in self.watches.values())
-            ready = set(fd for fd, _ in poll.poll(POLL * 1000 if look else None))
+            ready = set(fd for fd, _ in poll.poll(self.patience()))
             for fd in ready:
                 if fd in by_fd:
                     self.report(by_fd[fd])
                 elif fd in self.asides:
                     self.forward(fd)
+            self.send_logs(self.watches)
             for request_id, watch in list(self.watches.items()):
-                self.send_log(request_id, watch)
                 if watch.fd is None and watch.is_over():
                     self.report(request_id)
             reap()
@@ -678,6 +694,15 @@ class Agent(object):
                         reply = self.answer(header, body)
                         if reply is not None:
                             self.send(*reply)
+
+    def patience(self) -> Optional[float]:
+        """How many milliseconds to wait for a descriptor; None: for ever."""
+        if any(w.fd is None for w in self.watches.values()):
+            return POLL * 1000
+        followed = [
+            self.next_seldom if w.seldom else self.next_often for w in self.watches.values() if w.sent is not None
+        ]
+        return max(0.0, min(followed) - time.monotonic()) * 1000 + 1 if followed else None
 
     def answer(self, header: Dict[str, Any], body: bytes) -> Optional[Reply]:
         try:
@@ -835,15 +860,33 @@ class Agent(object):
             self.report(header["id"])
         return None
 
-    def send_log(self, request_id: int, watch: Watch) -> bool:
-        """Send a piece of the log to a driver that follows it; whether there was one."""
-        if watch.sent is None:
-            return False
-        data = read_at(os.path.join(watch.where, "log"), watch.sent, CHUNK)
-        if data:
-            self.send({"t": "log", "id": request_id, "offset": watch.sent}, data)
-            watch.sent += len(data)
-        return bool(data)
+    def send_logs(self, watches: Dict[int, Watch]) -> bool:
+        """Send what commands have printed to a driver that follows them, in one frame for all; whether there was any.
+
+        Of those that are only looked at now and then it is the newest alone, and nothing at all in their first moment:
+        a short command costs no frame, its exit brings the end of its log.
+        """
+        now, pieces = time.monotonic(), []  # type: float, List[Tuple[int, Watch, int]]
+        at_end = watches is not self.watches
+        if now >= self.next_often or at_end:
+            self.next_often = self.next_often if at_end else now + OFTEN
+            due = [(i, w) for i, w in watches.items() if w.sent is not None and not w.seldom]
+            pieces += [(i, w, 4 * CHUNK // len(due)) for i, w in due]
+        if now >= self.next_seldom and not at_end:
+            self.next_seldom = now + SELDOM
+            due = [(i, w) for i, w in watches.items() if w.seldom and now - w.since >= SELDOM]
+            pieces += [(i, w, min(SELDOM_EACH, SELDOM_ALL // len(due))) for i, w in due]
+        entries, parts = [], []
+        for request_id, watch, most in pieces:
+            log, start = os.path.join(watch.where, "log"), watch.sent or 0
+            offset, data = newest(log, start, most) if watch.seldom else (start, read_at(log, start, most))
+            if data:
+                entries.append([request_id, offset, len(data)])
+                parts.append(data)
+                watch.sent = offset + len(data)
+        if entries:
+            self.send({"t": "logs", "logs": entries}, b"".join(parts))
+        return bool(entries)
 
     def report(self, request_id: int) -> None:
         """Send the exit of a command with what is small of its results."""
@@ -858,7 +901,7 @@ class Agent(object):
         if "refusal" in record:
             self.send(dict(record["refusal"], id=request_id))
             return
-        while self.send_log(request_id, watch):
+        while not watch.seldom and self.send_logs({request_id: watch}):
             pass
         parts, left = [], int(watch.request.get("inline", 0))
         for entry in record["manifest"]:

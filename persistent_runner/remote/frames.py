@@ -123,6 +123,14 @@ def life_of(header: Header, _: bytes) -> Life:
     return Life(int(header["tick"]) if header["tick"].isdecimal() else None, header["ended"])
 
 
+def log_pieces(header: Header, body: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield what a frame has of the logs of several commands: (id of the request, offset in its log, bytes)."""
+    at = 0
+    for request_id, offset, size in header["logs"]:
+        yield request_id, offset, body[at : at + size]
+        at += size
+
+
 def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:
     """Return the files that a reply lists."""
     return tuple(_output(entry) for entry in header["manifest"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import Backoff, recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, manifest_of, packed
+from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
@@ -58,7 +58,7 @@ class _Request:
     header: Header
     body: bytes
     future: Future[Reply] = field(default_factory=Future)
-    on_log: Callable[[bytes], None] | None = None
+    on_log: Callable[[int, bytes], None] | None = None
 
 
 class RequestRefused(RunnerError):
@@ -151,13 +151,15 @@ class Link:
         files: Sequence[tuple[str, bytes | SharedFile, int]],
         outputs: Sequence[str],
         setup: str | None = None,
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[int, bytes], None] | None = None,
+        seldom: bool = False,
     ) -> Future[Exit]:
         """Start a command, or join it when it was started before; the future gives its exit.
 
         `files` are (path below the working directory, content, mode) and travel in the same frame, a shared file by its
-        name alone; `timeout` is in seconds and kept by the node; `on_log` gets the log's bytes in order, each once,
-        before the future is done, in the thread that reads the link: it must neither wait nor raise.
+        name alone; `timeout` is in seconds and kept by the node; `on_log` gets (offset, bytes) of the log in order and
+        once (with `seldom` the newest once a second alone; what is printed last is in the exit's tail), before the
+        future is done, in the thread that reads the link: it must neither wait nor raise.
         """
         entries, body = packed(files)
         header = {
@@ -174,6 +176,7 @@ class Link:
             "setup": setup,
             "inline": INLINE_BYTES,
             "follow": 0 if on_log else None,
+            "seldom": seldom,
         }
         return self._request(header, exit_of, body, on_log)
 
@@ -235,7 +238,7 @@ class Link:
         header: Header,
         convert: Callable[[Header, bytes], Result],
         body: bytes = b"",
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[int, bytes], None] | None = None,
     ) -> Future[Result]:
         request = _Request(header, body, on_log=on_log)
         with self._state:
@@ -347,16 +350,17 @@ class Link:
                 connection.close()
 
     def _deliver(self, header: Header, body: bytes) -> None:
+        if header["t"] == "logs":
+            for request_id, offset, data in log_pieces(header, body):
+                if (request := self._pending.get(request_id)) is not None and request.on_log is not None:
+                    request.header["follow"] = offset + len(data)  # a new agent goes on from there
+                    request.on_log(offset, data)
+            return
         with self._state:
-            take = self._pending.get if header["t"] == "log" else self._pending.pop
-            request = take(header["id"], None)
+            request = self._pending.pop(header["id"], None)
         if request is None:
             return
-        if header["t"] == "log":
-            request.header["follow"] = header["offset"] + len(body)  # a new agent goes on from there
-            if request.on_log is not None:
-                request.on_log(body)
-        elif header["t"] == "error":
+        if header["t"] == "error":
             remedy = "The disk of the node is full." if header["kind"] == "disk" else ""
             request.future.set_exception(RequestRefused(f"{self._node}: {header['text']}", remedy=remedy))
         else:

@@ -25,15 +25,13 @@ from persistent_runner.errors import (
     RunnerError,
 )
 from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
-from persistent_runner.printable import printable
-from persistent_runner.remote import agent, transfer
+from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import explained, failed_step
 from persistent_runner.remote.link import RequestRefused
 from persistent_runner.render import Delimiters, render_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
     from datetime import timedelta
     from pathlib import Path
 
@@ -48,7 +46,6 @@ _IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the bigges
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
 _MISREAD = re.compile(r"[\\\0\n\r:]")
-_KEPT_LOG = re.compile(r"command-\d+\.log", re.IGNORECASE)
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -89,6 +86,7 @@ class WorkDir:
         label: str = "",
     ) -> None:
         self.attempt = attempt
+        self.number = number
         self._label = label or f"trial {number} (attempt {attempt})"
         self.folder = folder
         self.cores = cores
@@ -107,7 +105,14 @@ class WorkDir:
         self._seq = 0
         self._running: int | None = None
         self._dead: Exception | None = None
+        self._live = live_log.LiveLog(folder, 0)
         folder.mkdir(parents=True, exist_ok=True)
+        live_log.forget(folder)
+
+    @property
+    def last_line(self) -> str:
+        """The last line that its commands have printed so far, about a second old; empty before there is one."""
+        return self._live.last_line
 
     @property
     def connection(self) -> Connection:
@@ -148,8 +153,8 @@ class WorkDir:
 
         Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed.
         `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
-        `on_line` gets each line as it is printed, in the calling thread; what it raises ends the process tree and is
-        raised from here.
+        `on_line` gets each line, at most 0.3 s and the way here after it is printed, in the calling thread; what it
+        raises ends the process tree and is raised from here.
         """
         self.check()
         if self._seq == 0 and "parameters.json" not in self._pushed:
@@ -282,6 +287,7 @@ class WorkDir:
             "absent": "was lost: its big inputs vanished from the node",
         }.get(ended.state)
         if reason:
+            self._live.keep(ended)
             raise AttemptLost(f"{self._label} {reason}")
         return ended
 
@@ -295,7 +301,8 @@ class WorkDir:
     ) -> Exit:
         """Start or join a command and wait for its end, or for the word that it cannot start."""
         self.check()
-        printed: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._live = live_log.LiveLog(self.folder, seq)
+        printed: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         started = self._link.start(
             self.attempt,
             seq,
@@ -303,36 +310,20 @@ class WorkDir:
             cores=self.cores,
             setup=self._setup,
             files=files,
-            on_log=printed.put if on_line else None,
+            on_log=lambda offset, data: printed.put((offset, data)),
+            seldom=on_line is None,
             **command,
         )
         if self._dead is not None:  # stopped while the request was on its way
             self._link.kill(self.attempt, seq)
-        if on_line:
-            self._follow(seq, started, printed, on_line)
-        return started.result()
-
-    def _follow(
-        self,
-        seq: int,
-        started: Future[Exit],
-        printed: queue.SimpleQueue[bytes | None],
-        on_line: Callable[[str], None],
-    ) -> None:
-        """Hand on what a command prints until it has ended; what `on_line` raises ends it."""
         started.add_done_callback(lambda _: printed.put(None))
-        rest = b""
         try:
-            while (data := printed.get()) is not None:
-                *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    on_line(printable(line))
-            if rest:
-                on_line(printable(rest))
+            live_log.follow(self._live, printed, on_line)
         except BaseException:
             self._link.kill(self.attempt, seq)
-            started.result()  # its tree is gone
+            self._live.keep(started.result())  # its tree is gone
             raise
+        return started.result()
 
     def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
         self.seconds += ended.seconds
@@ -358,13 +349,18 @@ class WorkDir:
         )
 
     def _keep_log(self, seq: int, ended: Exit) -> Path:
-        path = self.folder / f"command-{seq + 1}.log"
+        path = live_log.whole_log(self.folder, seq)
+        self._live.end(ended)
         if ended.log_bytes > len(ended.log_tail) and ended.log_bytes <= _LOG_MOST:
             for output in self._list([f".attempt/{seq}/log"]):
                 transfer.fetch(self._link, self.attempt, output, path)
+            self._live.remove()
             return path
         cut = b"" if ended.log_bytes == len(ended.log_tail) else b"[the beginning was left on the node]\n"
-        path.write_bytes(cut + ended.log_tail)
+        new = path.with_name(path.name + ".new")  # a reader sees all of it or nothing
+        new.write_bytes(cut + ended.log_tail)
+        new.replace(path)
+        self._live.remove()
         return path
 
     def _list(self, patterns: Sequence[str], *, checksums: bool = True) -> tuple[OutputFile, ...]:
@@ -393,7 +389,7 @@ class WorkDir:
             return "named as only some systems allow"
         if _MISREAD.search(name):
             return "named with a character that another system reads otherwise"
-        if _KEPT_LOG.fullmatch(name):
+        if live_log.KEPT_NAME.fullmatch(name):
             return "named like the log that is kept beside it"
         if (other := self._local_names.setdefault(name.casefold(), name)) != name:
             return f"named like {other} but for upper and lower case"

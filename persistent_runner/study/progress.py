@@ -36,13 +36,14 @@ class Limits:
 
 @dataclass
 class Running:
-    """A trial under way; `params` as far as they are known."""
+    """A trial under way; `params` as far as they are known, `last_line` of what its commands have printed."""
 
     trial: optuna.Trial
     attempt: int
     future: Future[Any]
     params: dict[str, Any] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
+    last_line: str = ""
 
 
 @dataclass

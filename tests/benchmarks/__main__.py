@@ -6,10 +6,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import noop, orphans, readers
+from tests.benchmarks import logs, noop, orphans, readers
 from tests.openssh import SSHD, WHY_NOT
 
-NAMES = ("noop", "orphans", "readers")
+NAMES = ("logs", "noop", "orphans", "readers")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
@@ -28,5 +28,8 @@ with tempfile.TemporaryDirectory() as folder:
             print(readers.table(readers.measure(Path(folder), *sizes)))
         elif SSHD is None:
             parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
+        elif name == "logs":
+            commands, lines = (8, 20) if options.quick else (64, 100)
+            print(logs.table(logs.measure(Path(folder), commands, lines), commands))
         else:
             print(noop.table(noop.measure(Path(folder), 5 if options.quick else 50)))

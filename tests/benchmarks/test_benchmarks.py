@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import noop, orphans, readers
+from tests.benchmarks import logs, noop, orphans, readers
 from tests.openssh import SSHD, WHY_NOT
 
 if TYPE_CHECKING:
@@ -21,6 +21,20 @@ def test_a_trial_is_one_frame_out_and_one_back(tmp_path: Path) -> None:
     assert all(row.seconds > 0 for row in rows)
     printed = noop.table(rows).splitlines()
     assert [line.split(":")[0] for line in printed[1:]] == ["link", "ours", "plain Fabric", "plain Fabric"]
+
+
+@pytest.mark.skipif(SSHD is None, reason=WHY_NOT)
+def test_following_logs_takes_no_round_trip(tmp_path: Path) -> None:
+    """Followed or not, a command is one frame out; a line of each comes back in frames that the commands share."""
+    commands, lines = 6, 20
+    unseen, live, on_line = logs.measure(tmp_path, commands, lines)
+    assert [row.frames_out for row in (unseen, live, on_line)] == [commands] * 3
+    assert unseen.frames_in == commands
+    assert live.frames_in > commands
+    assert on_line.lines == commands * lines
+    dear = logs.Row("dear", 2.0, 10.0, 0, 0, 0)
+    *_, last = logs.table([unseen, dear], commands).splitlines()
+    assert last.endswith("MISSED")
 
 
 def test_a_killed_drivers_cluster_is_played_out_by_the_platforms_journal(tmp_path: Path) -> None:

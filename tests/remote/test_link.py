@@ -114,7 +114,8 @@ def test_connection_drops_while_a_command_runs(site: Site, link: Link) -> None:
     got: list[bytes] = []
     half = threading.Event()
 
-    def on_log(data: bytes) -> None:
+    def on_log(offset: int, data: bytes) -> None:
+        assert offset == len(b"".join(got))
         got.append(data)
         if b"line 50\n" in b"".join(got):
             half.set()
@@ -273,7 +274,7 @@ def test_many_at_once(sshd_site: Site) -> None:
 def test_a_long_log(sshd_site: Site) -> None:
     """Megabytes of output reach a follower whole; the exit carries the end alone."""
     got: list[bytes] = []
-    ended = run(sshd_site.link(), "seq 400000", on_log=got.append)
+    ended = run(sshd_site.link(), "seq 400000", on_log=lambda _, data: got.append(data))
     whole = "".join(f"{n}\n" for n in range(1, 400001)).encode()
     assert b"".join(got) == whole
     assert ended.log_bytes == len(whole)
