@@ -83,6 +83,33 @@ def check_study(
     }
 
 
+def text_of(found: dict[str, Any]) -> str:
+    """Return for people what `check_study` found."""
+    job, together = found["job"], found["trials_at_a_time"]
+    tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
+    wrong = sum(reading["value"] is None for reading in found["readings"])
+    blocks = {
+        "study": [f"{found['study']}: {found['n_trials']} trials"],
+        "trial 0": [", ".join(f"{name} = {value}" for name, value in found["parameters"].items())],
+        "command": str(found["command"]).splitlines(),
+        "rendered": found["rendered"],
+        "readings": [_reading_text(reading) for reading in found["readings"]],
+        "job": [f"{tiles}; env {', '.join(job['env']) or 'none'}"],
+        "nodes": [f"{found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time"],
+        "lease": [found["lease"], *found["notes"]],
+    }
+    lines = [f"{name if n == 0 else '':<12}{line}" for name, block in blocks.items() for n, line in enumerate(block)]
+    return "\n".join(
+        [*lines, f"{wrong} of the metrics cannot be read. Nothing was leased." if wrong else "Nothing was leased."]
+    )
+
+
+def _reading_text(reading: dict[str, Any]) -> str:
+    if reading["value"] is None:
+        return str(reading["note"])
+    return f"{reading['metric']} = {reading['value']:.10g}  ({reading['note']})"
+
+
 def _read(spec: StudySpec, parameters: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Return what each metric finds in the files of a finished run: its value and where it stood, or what is wrong."""
     if not folder.is_dir():

@@ -90,34 +90,12 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
 
 
 def _check(study: str, *, as_json: bool, **options: Any) -> int:
-    from persistent_runner.check import check_study
+    from persistent_runner.check import check_study, text_of
 
     of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again", "no_pilot"}
     found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
-    wrong = sum(reading["value"] is None for reading in found["readings"])
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-        return 2 if wrong else 0
-    job = found["job"]
-    click.echo(f"study       {found['study']}: {found['n_trials']} trials")
-    click.echo("trial 0     " + ", ".join(f"{name} = {value}" for name, value in found["parameters"].items()))
-    for n, line in enumerate(str(found["command"]).splitlines()):
-        click.echo(("command     " if n == 0 else "            ") + line)
-    for n, path in enumerate(found["rendered"]):
-        click.echo(("rendered    " if n == 0 else "            ") + path)
-    for n, reading in enumerate(found["readings"]):
-        value = reading["note"] if reading["value"] is None else f"{reading['metric']} = {reading['value']:.10g}"
-        note = "" if reading["value"] is None else f"  ({reading['note']})"
-        click.echo(("readings    " if n == 0 else "            ") + value + note)
-    tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
-    click.echo(f"job         {tiles}; env {', '.join(job['env']) or 'none'}")
-    together = found["trials_at_a_time"]
-    click.echo(f"nodes       {found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time")
-    click.echo(f"lease       {found['lease']}")
-    for note in found["notes"]:
-        click.echo(f"            {note}")
-    click.echo(f"{wrong} of the metrics cannot be read. Nothing was leased." if wrong else "Nothing was leased.")
-    return 2 if wrong else 0
+    click.echo(json.dumps(found, indent=1) if as_json else text_of(found))
+    return 2 if any(reading["value"] is None for reading in found["readings"]) else 0
 
 
 def _confirmation(*, yes: bool) -> Callable[[str, bool], None]:
