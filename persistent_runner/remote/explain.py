@@ -41,7 +41,9 @@ def failed_step(command: str, log: bytes) -> tuple[str, str]:
     text = printable(log)
     said = list(_FAILED_LINE.finditer(text))
     if said:
-        step = f"`{said[-1][2].strip()}` (line {said[-1][1]} of the command)"
+        step = f"`{said[-1][2].strip()}`"
+        if "\n" in command.strip():
+            step += f" (line {said[-1][1]} of the command)"
         text = text[: said[-1].start()] + text[said[-1].end() :]
     else:
         step = f"`{next(iter(command.strip().splitlines()), '')}`"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from persistent_runner.remote.explain import explained
+from persistent_runner.remote.explain import explained, failed_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,3 +130,17 @@ def test_codes_that_stand_for_something(code: int, log: bytes, what: str) -> Non
 def test_a_word_that_could_drive_a_terminal() -> None:
     """What a log says is quoted without control characters."""
     assert "\x1b" not in explained(127, b"bash: line 1: \x1b[31mnope: command not found\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "log", "step", "lines"),
+    [
+        ("a\nb -x", b"said\npersistent_runner: line 2 failed: b -x\n", "`b -x` (line 2 of the command)", "    said"),
+        ("b -x", b"persistent_runner: line 1 failed: b -x\n", "`b -x`", "    (it printed nothing)"),
+        ("a\nb", b"said\n", "`a`", "    said"),
+        ("", b"", "``", "    (it printed nothing)"),
+    ],
+)
+def test_the_line_that_failed_is_named(command: str, log: bytes, step: str, lines: str) -> None:
+    """As bash says it; where nobody does, the first one stands for the command."""
+    assert failed_step(command, log) == (step, lines)

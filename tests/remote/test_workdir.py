@@ -138,7 +138,8 @@ def test_a_failed_command(site: Site) -> None:
     """The error shows command, exit code and last lines, without what could drive a terminal; the log is here."""
     work = site.work()
     with pytest.raises(
-        CommandFailed, match=r"`solve \$X` ended with exit code 127 \(127: the command \"solve\" was not found\)"
+        CommandFailed,
+        match=r"`solve \$X` \(line 1 of the command\) ended with exit code 127 \(127: the command \"solve\" was not found\)",
     ) as caught:
         work.run("solve $X\necho no")
     assert caught.value.remedy.startswith("Load or install it in the command or in [setup]; a file of the working")
