@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import math
 import sys
+import warnings
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,8 +32,12 @@ _CLASSES = {
     "random": "RandomSampler",
     "grid": "GridSampler",
 }
-_NEEDS = {"cmaes": ("cma", ("cmaes",)), "gp": ("gp", ("scipy", "torch")), "qmc": ("gp", ("scipy",))}
-"""The extra of ours that brings what a sampler imports, and what that is."""
+_NEEDS = {
+    "cmaes": ("'persistent_runner[cma]'", ("cmaes",)),
+    "gp": ("'persistent_runner[gp]'", ("scipy", "torch")),
+    "qmc": ("scipy", ("scipy",)),
+}
+"""What is installed for what a sampler imports."""
 _ONE_OBJECTIVE = {"cmaes"}
 KEEP_SEED = {"qmc", "grid"}
 """Samplers that go through one sequence of designs: another seed at each start would begin another sequence."""
@@ -88,12 +93,10 @@ def make_sampler(
     name = options.pop("name")
     if name not in _CLASSES:
         return _own(name, options, seed, folder)
-    extra, modules = _NEEDS.get(name, ("", ()))
+    package, modules = _NEEDS.get(name, ("", ()))
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise ValueError(
-            f"{name} needs {' and '.join(missing)}; install it with: pip install 'persistent_runner[{extra}]'"
-        )
+        raise ValueError(f"{name} needs {' and '.join(missing)}; install it with: pip install {package}")
     import optuna  # 0.3 s that --help need not pay
 
     make = getattr(optuna.samplers, _CLASSES[name])
@@ -106,8 +109,10 @@ def make_sampler(
             return _make_grid(distributions, seed)
         if name == "qmc":
             options |= {"warn_asynchronous_seeding": False} if seed is not None else {}
-        sampler: BaseSampler = make(seed=seed, **options)
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # an option that Optuna is about to drop
+            sampler: BaseSampler = make(seed=seed, **options)
+    except (TypeError, ValueError, FutureWarning) as error:
         raise ValueError(f"{name} does not take {_written(options)}: {error}") from None
     return sampler
 

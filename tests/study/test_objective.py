@@ -93,6 +93,9 @@ class OwnMachine:
         target.write_bytes((self.place / name).read_bytes())
         return target
 
+    def left(self) -> dict[str, int]:
+        return {path.name: path.stat().st_size for path in self.place.iterdir() if path.is_file()}
+
     def pull_all(self, pattern: str) -> list[Path]:
         return [self.pull(path.relative_to(self.place).as_posix()) for path in sorted(self.place.glob(pattern))]
 

@@ -37,7 +37,7 @@ def made(value: object, folder: Path, seed: int | None = 1) -> optuna.samplers.B
         ({"name": "nsga2", "population_size": 8}, "NSGAIISampler"),
         ("nsga3", "NSGAIIISampler"),
         ("cmaes", "CmaEsSampler"),
-        ({"name": "cmaes", "sigma0": 0.2, "popsize": 6}, "CmaEsSampler"),
+        ({"name": "cmaes", "n_startup_trials": 2, "popsize": 6}, "CmaEsSampler"),
         ("gp", "GPSampler"),
         ({"name": "qmc", "qmc_type": "halton", "scramble": True}, "QMCSampler"),
         ("grid", "WholeGrid"),
@@ -48,7 +48,7 @@ def test_a_sampler_by_its_name_proposes_and_learns(value: Any, kind: str, tmp_pa
     name = value if isinstance(value, str) else value["name"]
     needs = {"cmaes": ["cmaes"], "gp": ["scipy", "torch"], "qmc": ["scipy"]}.get(name, [])
     if any(importlib.util.find_spec(module) is None for module in needs):
-        with pytest.raises(ValueError, match=r"needs .*pip install 'persistent_runner\["):
+        with pytest.raises(ValueError, match=r"needs .*; install it with: pip install "):
             made(value, tmp_path)
         return
     quiet_optuna()
@@ -99,6 +99,7 @@ def test_what_is_no_sampler(value: object, said: str) -> None:
         ({"name": "tpe", "gamma": 3}, "tpe has no option gamma"),
         ({"name": "nsga2", "population_size": 1}, "nsga2 does not take population_size = 1"),
         ({"name": "random", "x": 1}, "random has no option x"),
+        ({"name": "cmaes", "sigma0": 0.2}, "cmaes does not take sigma0 = 0.2: .*deprecated"),
         ("nothing_here:make", "nothing_here cannot be imported"),
         ("mine:mak", 'mine has no mak; did you mean "make"'),
         ("mine:wrong", "gave a int, and not a sampler"),
