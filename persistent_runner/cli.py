@@ -118,7 +118,7 @@ def _print_result(run: StudyRun, *, full: bool) -> None:
 
     console = Console(highlight=False, markup=False)
     if full and run.table is not None and len(run.table):
-        console.print(result_table(run.table, console), soft_wrap=not console.is_terminal)
+        console.print(result_table(run.table, console, run.headings), soft_wrap=not console.is_terminal)
     console.print(f"Results: {run.folder}", soft_wrap=True)
     if run.exit_code == _INTERRUPTED:
         settled = sum(count for state, count in run.summary["trials"].items() if state in _SETTLED)

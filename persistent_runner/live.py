@@ -146,13 +146,15 @@ def _short(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def result_table(trials: pd.DataFrame, console: Console) -> Table:
+def result_table(trials: pd.DataFrame, console: Console, headings: Mapping[str, str] | None = None) -> Table:
     """Return a study's trials as a table for people: the last rows where there are many.
 
-    A column for each parameter, or one column with all of them on a terminal too narrow for that.
+    A column for each parameter, or one column with all of them on a terminal too narrow for that. `headings` are what
+    parameters are called, with their units.
     """
     left_out = max(0, len(trials) - _MOST_RESULTS)
-    rows = _with_feasibility(trials.iloc[left_out:])
+    names = {f"params_{name}": f"params_{heading}" for name, heading in (headings or {}).items()}
+    rows = _with_feasibility(trials.iloc[left_out:].rename(columns=names))
     table = _one_column_each(rows)
     widest = console.measure(table, options=console.options.update(width=10_000)).maximum
     if widest > console.width:

@@ -180,8 +180,8 @@ def _run_trials(
 class StudyRun:
     """What `run_study` leaves: the study, its folder, the summary that `summary.json` holds, and the exit code.
 
-    `seconds_leased`, `cost` and `cost_with_start_up` in the summary are of this start, `cost_of_all_starts` counts
-    start-up and every lease of the folder.
+    `headings` are what the parameters are called for people. `seconds_leased`, `cost` and `cost_with_start_up` in the
+    summary are of this start, `cost_of_all_starts` counts start-up and every lease of the folder.
     """
 
     study: optuna.Study
@@ -190,6 +190,7 @@ class StudyRun:
     exit_code: int = 0
     cost: Cost = field(default_factory=Cost)
     table: pd.DataFrame | None = field(default=None, repr=False)
+    headings: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def run_study(
@@ -227,7 +228,7 @@ def run_study(
     folder = RunFolder(run_path(settings, spec.study.name), spec.study.name)
     with Interrupts() as interrupts, folder, folder.log():
         with interrupts.at_once():
-            run = StudyRun(open_study(spec, folder), folder.path)
+            run = StudyRun(open_study(spec, folder), folder.path, headings=spec.designs.headings)
             settle_earlier(run.study, folder)
             content = check_unchanged(
                 spec, folder, has_results=settled(run.study) > 0, accepted=accept_changed or retry_failed or read_again

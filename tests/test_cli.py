@@ -223,6 +223,8 @@ b = { min = 0.4 }
     )
     driver = place.run(study)
     assert "the baseline has c = 1" in driver.out
+    heading = next(line for line in driver.out.splitlines() if line.startswith("number"))
+    assert heading.split() == ["number", "state", "value", "seconds", "a", "[m]", "width", "n", "more"]
     rows = place.rows("whole")
     first, second = rows[:2]
     assert (first["params_a"], first["params_b"], first["params_n"]) == ("0.5", "0.5", "1")

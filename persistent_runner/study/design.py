@@ -71,6 +71,13 @@ class DesignSpace:
         return bool(self._when)
 
     @property
+    def headings(self) -> dict[str, str]:
+        """What people call the parameters: the label or the name, and the unit."""
+        return {
+            name: f"{item.label or name}{f' [{item.unit}]' if item.unit else ''}" for name, item in self.varied.items()
+        }
+
+    @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """What the sampler varies, as Optuna takes it."""
         return {name: item.distribution() for name, item in self.varied.items()}

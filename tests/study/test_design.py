@@ -145,3 +145,15 @@ def test_a_part_of_a_design_is_the_samplers_to_fill() -> None:
     wing = space(WING, "thickness * ribs <= 0.5")
     assert list(itertools.chain(wing.check_design({}), wing.check_design({"thickness": 0.2}))) == []
     assert wing.design({"thickness": 1, "ribs": 4}) == {"thickness": 1.0, "ribs": 4}
+
+
+def test_labels_and_units_are_for_people() -> None:
+    """A heading has the label, or the name, and the unit; what is varied stays the same."""
+    named = space(
+        {
+            "t": {"type": "float", "low": 0, "high": 1, "unit": "mm", "label": "thickness"},
+            "n": {"type": "int", "low": 1, "high": 2},
+            "w": {"type": "float", "low": 0, "high": 1, "unit": "m"},
+        }
+    )
+    assert named.headings == {"t": "thickness [mm]", "n": "n", "w": "w [m]"}
