@@ -116,6 +116,7 @@ def test_nothing_is_there_before_acquire(local: Leases) -> None:
 
 def test_a_forced_stop_follows_the_graceful_one(leases: Leases) -> None:
     """`--force-stop` asks for both, in this order, and still reads `Stopped`."""
+    leases.fault("stop_hangs")  # else a quick graceful stop may be over before the forced one is asked for
     lease = leases.make()
     lease.acquire()
     lease.release(force=True)
