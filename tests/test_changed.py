@@ -107,6 +107,8 @@ def test_what_the_first_trial_left_is_told(place) -> None:
 def test_a_study_that_changed_under_its_results_stops(place) -> None:
     """Decks, commands, setups and readers are named, with the ways to go on; a higher number of trials is no change."""
     study = a_study(place, GOOD)
+    (study / "case/mesh").mkdir()
+    (study / "case/latest").symlink_to("mesh")  # a link to a folder is a part of the deck as well
     go(place, study)
     go(place, study, "--n-trials", "4")
     (study / "case/solve.sh").write_text(GOOD + "# better\n")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.inputs import walk_inputs
+from persistent_runner.inputs import checksum, walk_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,10 +74,7 @@ def check_unchanged(spec: StudySpec, folder: RunFolder, *, has_results: bool, ac
 
 
 def _files(spec: StudySpec, inputs: Sequence[str]) -> dict[str, str]:
-    return {
-        file.path: _hash(file.source.read_bytes() + bytes([file.mode & 0o111]))
-        for file in walk_inputs(spec.folder, inputs)
-    }
+    return {file.path: _text([checksum(file), file.mode & 0o111]) for file in walk_inputs(spec.folder, inputs)}
 
 
 def _text(value: object) -> str:

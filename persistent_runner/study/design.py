@@ -98,7 +98,8 @@ class DesignSpace:
     @property
     def always(self) -> list[str]:
         """The parameters that every design has a value of, and a template may use."""
-        return [name for name in (*self.constants, *self.varied, *self._derived) if name not in self.sometimes]
+        sometimes = self.sometimes
+        return [name for name in (*self.constants, *self.varied, *self._derived) if name not in sometimes]
 
     @property
     def used(self) -> frozenset[str]:
