@@ -16,7 +16,7 @@
          loop proposals pilot fuse stopping tenure outbox progress resume returned | content reread
          run_folder storage spending summary results | schema reference | deck candidates solver sample new
        rescale/  api fields | client catalogue states transport
-    4  pool.py                                 trials onto nodes
+    4  pool.py  spread.py                      trials onto nodes; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
     2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames link | transfer explain live_log workdir

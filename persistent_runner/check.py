@@ -22,9 +22,9 @@ from persistent_runner.plan import (
     run_path,
     spec_guard,
 )
-from persistent_runner.pool import trials_at_a_time
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
+from persistent_runner.spread import machines_of, trials_at_a_time
 from persistent_runner.study.readers import Readings
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def check_study(
         limit = budget.limit(quote.price_per_hour, Cost(), request.walltime, guard)
     finally:
         site.close()
+    cores = spec.trial.cores or spec.cluster.cores
     return {
         "study": spec.study.name,
         "n_trials": spec.study.n_trials,
@@ -74,9 +75,8 @@ def check_study(
         | {"env": sorted(request.env)},
         "nodes": quote.nodes,
         "cores_per_node": quote.cores_per_node,
-        "trials_at_a_time": trials_at_a_time(
-            quote.cores_per_node, spec.trial.cores or spec.cluster.cores, spec.trial.max_concurrent
-        ),
+        "nodes_of_a_trial": machines_of(cores, quote.cores_per_node),
+        "trials_at_a_time": trials_at_a_time(quote.nodes, quote.cores_per_node, cores, spec.trial.max_concurrent),
         "price_per_hour": quote.price_per_hour,
         "notes": list(quote.notes),
         "lease": line_before_money(request, quote, site, guard, limit),
@@ -85,7 +85,8 @@ def check_study(
 
 def text_of(found: dict[str, Any]) -> str:
     """Return for people what `check_study` found."""
-    job, together = found["job"], found["trials_at_a_time"]
+    job, together, whole = found["job"], found["trials_at_a_time"], found["nodes_of_a_trial"]
+    on_whole = f", each on {whole} whole nodes" if whole > 1 else ""
     tiles = ", ".join(f"{tile['analysis']} {tile['version']}" for tile in job["software"])
     wrong = sum(reading["value"] is None for reading in found["readings"])
     blocks = {
@@ -95,7 +96,7 @@ def text_of(found: dict[str, Any]) -> str:
         "rendered": found["rendered"],
         "readings": [_reading_text(reading) for reading in found["readings"]],
         "job": [f"{tiles}; env {', '.join(job['env']) or 'none'}"],
-        "nodes": [f"{found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time"],
+        "nodes": [f"{found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time{on_whole}"],
         "lease": [found["lease"], *found["notes"]],
     }
     lines = [f"{name if n == 0 else '':<12}{line}" for name, block in blocks.items() for n, line in enumerate(block)]

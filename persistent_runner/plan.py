@@ -72,11 +72,12 @@ def setup_of(spec: StudySpec) -> Setup | None:
 
 def check_fits(spec: StudySpec, quote: Quote) -> None:
     """Raise ConfigError for what this version cannot run on the cluster that a study asks for."""
-    if quote.nodes > 1:
+    cores = spec.trial.cores or spec.cluster.cores
+    if quote.nodes > 1 and cores <= quote.cores_per_node:
         raise ConfigError(
-            f"[cluster] cores: {spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and "
-            f"trials on more than the head node are not built yet",
-            remedy=f"Ask for {quote.cores_per_node} cores or fewer.",
+            f"[trial] cores: {spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and "
+            f"trials of {cores} cores, which fit one node, run on the head node only as yet: the others would be idle",
+            remedy=f"Ask for {quote.cores_per_node} cores of the cluster or fewer, or let a trial span nodes.",
         )
 
 

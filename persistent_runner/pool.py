@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import ConfigError, NoCapacity
+from persistent_runner.errors import NoCapacity
 from persistent_runner.inputs import checksum, walk_inputs
 from persistent_runner.remote.by_hand import ssh_line
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
+from persistent_runner.spread import machines_of, span_of, trials_at_a_time, warn_of_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +34,6 @@ TURN_SECONDS = 0.5
 CLOSE_SECONDS = 5.0  # for the threads of all trials to see that their link is gone
 
 Result = TypeVar("Result")
-
-
-def trials_at_a_time(cores_per_node: int, trial_cores: int, most: int | None) -> int:
-    """Return how many trials run together on the head node."""
-    fit = max(1, cores_per_node // trial_cores)
-    return fit if most is None else min(fit, most)
 
 
 class Pool:
@@ -112,21 +107,28 @@ class Pool:
 
         NoCapacity where the cluster's time ends before the setup does. The main loop counts as turning meanwhile.
         """
-        hello = self._link.open()
+        lease, cores = self._lease, self._lease.cores_per_node
+        trial_cores = self._trial_cores = self._trial_cores or lease.request.cores
+        self.capacity = trials_at_a_time(lease.quote.nodes, cores, trial_cores, self._max_concurrent)
+        span = span_of(lease, trial_cores, cores)
+        hello = self._link.open(span)
         self.node = hello.host
         self._root = hello.root
-        cores = self._lease.cores_per_node or hello.cores
-        trial_cores = self._trial_cores = self._trial_cores or cores
-        if trial_cores > cores:
-            raise ConfigError(
-                f"a trial of {trial_cores} cores does not fit a node of {cores}, and none can span nodes yet",
-                remedy="Lower the cores of a trial.",
-            )
-        self.capacity = trials_at_a_time(cores, trial_cores, self._max_concurrent)
-        if len(self._lease.nodes) > 1:
+        if hello.cores < cores:
             log.warning(
-                "the cluster has %d nodes; this version starts trials on the head node only", len(self._lease.nodes)
+                "%s has %d cores, and the platform counts %d: what runs there shares them",
+                hello.host,
+                hello.cores,
+                cores,
             )
+        if span is not None:
+            machines = machines_of(trial_cores, cores)
+            idle = machines * cores - trial_cores
+            log.info("a trial takes %d whole machines%s", machines, f", {idle} cores of them are idle" if idle else "")
+            workdir = self._workdir("machines", 0, self._folder / "machines", self._folder, "a look at the machines")
+            self._wait_for(in_background(lambda: warn_of_unreachable(workdir, span.workers), "machines"))
+        elif lease.quote.nodes > 1:
+            log.warning("the cluster has %d nodes; trials this small run on the head node only", lease.quote.nodes)
         self._run_setup()
 
     def submit(self, number: int, attempt: int, task: Callable[[WorkDir], Result]) -> Future[Result]:
@@ -162,7 +164,11 @@ class Pool:
     def trial_price(self) -> float | None:
         """The price of a trial's share of the cluster per hour; None where the cluster's is not known."""
         price, cores = self._lease.price, self._trial_cores
-        return None if price is None or cores is None else price * cores / self._lease.request.cores
+        if price is None or cores is None:
+            return None
+        each = self._lease.cores_per_node
+        whole = cores if cores <= each else machines_of(cores, each) * each
+        return price * whole / self._lease.request.cores
 
     def acknowledge(self, number: int, attempt: int) -> None:
         """Say that all of an attempt is safe here: its directory on the node is deleted."""

@@ -4,119 +4,27 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import paramiko
 import pytest
 
 from persistent_runner.errors import (
     AttemptLost,
     BudgetSpent,
     CommandFailed,
-    ConfigError,
     ConnectionLost,
     JobStopped,
     LeaseLost,
 )
-from persistent_runner.lease.access import Access
 from persistent_runner.lease.cluster import Setup
-from persistent_runner.lease.guard import Budget, Guard
+from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.ledger import Ledger
-from persistent_runner.lease.manager import ClusterLease
-from persistent_runner.lease.platform import LeaseRequest
-from persistent_runner.local_platform.local import LocalRescale
-from persistent_runner.pool import Pool, trials_at_a_time
-from persistent_runner.remote.ssh import Activity, Login, public_line
-from persistent_runner.rescale.client import RescalePlatform
+from tests.pools import DEADLINE, Pools, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from persistent_runner.remote.node import Node
-    from persistent_runner.remote.proof import Proof
     from persistent_runner.remote.workdir import WorkDir
-
-DEADLINE = 30.0  # seconds
-
-
-@pytest.fixture(scope="module")
-def rescale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRescale]:
-    """Run the local platform."""
-    with LocalRescale(tmp_path_factory.mktemp("platform")) as platform:
-        yield platform
-
-
-class Pools:
-    """Leases clusters and opens pools on them; ends all of them."""
-
-    def __init__(self, rescale: LocalRescale, folder: Path) -> None:
-        self.rescale = rescale
-        self.platform = RescalePlatform(rescale.base_url, rescale.api_key)
-        self.folder = folder / "a {b} $c 'é\" d"
-        self.folder.mkdir()
-        self._key = paramiko.ECDSAKey.generate()
-        self._pools: list[Pool] = []
-        self._leases: list[ClusterLease] = []
-
-    def lease(self, setup: Setup | None = None, **options: Any) -> ClusterLease:
-        request = LeaseRequest(
-            core_type="emerald",
-            cores=2,
-            walltime=timedelta(hours=1),
-            public_key=public_line(self._key),
-            env={"LICENCE": "1055@host"},
-        )
-        activity = Activity()
-
-        def connector(proof: Proof) -> Callable[[Node], Any]:
-            return Login(self._key, key_name="key", proof=proof, activity=activity).connect
-
-        lease = ClusterLease(
-            Access(self.platform, connector, timedelta(seconds=0.02), activity.idle_seconds),
-            request,
-            study="pool",
-            ledger=Ledger(self.folder / "ledger", base_url=self.rescale.base_url, folder=str(self.folder)),
-            quote=self.platform.quote(request),
-            guard=Guard(tick=timedelta(seconds=0.2), beat=timedelta(seconds=0.5)),
-            setup=setup,
-            **options,
-        )
-        self._leases.append(lease)
-        lease.acquire()
-        return lease
-
-    def pool(self, lease: ClusterLease | None = None, **options: Any) -> Pool:
-        options = {"run": "study.1", "folder": self.folder, "inputs_root": self.folder, "trial_cores": 1, **options}
-        pool = Pool(lease or self.lease(), **options)
-        self._pools.append(pool)
-        pool.open()
-        return pool
-
-    def close(self) -> None:
-        for pool in self._pools:
-            pool.close()
-        for lease in self._leases:
-            lease.release()
-        self.platform.close()
-
-
-@pytest.fixture
-def pools(rescale: LocalRescale, tmp_path: Path) -> Iterator[Pools]:
-    """Make pools on the local platform."""
-    made = Pools(rescale, tmp_path)
-    yield made
-    made.close()
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def _read(path: Path) -> bytes:
@@ -124,15 +32,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:  # the process has ended
         return b""
-
-
-@pytest.mark.parametrize(
-    ("node", "trial", "most", "expected"),
-    [(36, 36, None, 1), (36, 18, None, 2), (36, 10, None, 3), (36, 10, 2, 2), (36, 72, None, 1), (36, 1, 50, 36)],
-)
-def test_trials_at_a_time(node: int, trial: int, most: int | None, expected: int) -> None:
-    """As many as fit the node's cores, never more than asked for, never none."""
-    assert trials_at_a_time(node, trial, most) == expected
 
 
 def test_trials_run_together(pools: Pools) -> None:
@@ -187,12 +86,6 @@ def test_all_cores_by_default(pools: Pools) -> None:
     pool = pools.pool(trial_cores=None)
     assert pool.capacity == 1
     assert pool.submit(0, 1, lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "2\n"
-
-
-def test_a_trial_too_big(pools: Pools) -> None:
-    """A trial that can never fit is refused."""
-    with pytest.raises(ConfigError, match="a trial of 3 cores does not fit a node of 2"):
-        pools.pool(trial_cores=3)
 
 
 def test_setup_once_a_lease(pools: Pools) -> None:

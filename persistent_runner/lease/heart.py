@@ -149,7 +149,7 @@ class Heart:
 
     def _run(self) -> None:
         try:
-            self._link.open(threading.TIMEOUT_MAX)
+            self._link.open(seconds=threading.TIMEOUT_MAX)
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease must learn that nothing beats
             self._give_up(error)
             return

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.local_platform import catalogue, processes
+from persistent_runner.local_platform.between import let_log_in, mpi_on_one_machine
 from persistent_runner.local_platform.fault_kinds import LateSsh, Ssh
 from persistent_runner.local_platform.files import new_id, place
 
@@ -95,6 +96,7 @@ class Cluster:
         self.folder = site.root / "jobs" / job.id
         self.home = self.folder / "home"
         self.work = self.home / "work"
+        self.programs = self.folder / "bin"
         self.machines: list[Machine] = []
         self.restarts = 0
         self._job = job
@@ -105,7 +107,17 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What every process of its machines gets; `RESCALE_*` comes with the login shell."""
-        return processes.base_environment(self.home, self._job.user, self._site.path, self._marker)
+        several = mpi_on_one_machine() if _geometry(self._job.request)[0] > 1 else {}
+        return processes.base_environment(self.home, self._job.user, self._path, self._marker) | several
+
+    @property
+    def _path(self) -> str:
+        return f"{self.programs}:{self._site.path}"
+
+    @property
+    def _shared(self) -> Path:
+        """Where trials run: of several machines in the folder that all of them see."""
+        return self.work if _geometry(self._job.request)[0] == 1 else self.work / "shared"
 
     def set_up(self, request: JobRequest) -> None:
         """Make the home folder with inputs and login profile, and open the machines."""
@@ -116,6 +128,7 @@ class Cluster:
                 if stored is None:
                     raise FileNotFoundError(f"input file {given.id} was deleted")
                 place(stored, self.work, decompress=given.decompress)
+        self._shared.mkdir(exist_ok=True)
         nodes, _ = _geometry(request)
         self._late = self._site.faults.all_of(LateSsh, self._job)
         for number in range(nodes):
@@ -129,8 +142,10 @@ class Cluster:
             keys = self.folder / f"ssh{number}"
             keys.mkdir()
             (keys / "ssh_host_ed25519_key.pub").write_text(f"{node.host_key}\n", encoding="utf-8")
+        if nodes > 1:
+            let_log_in(self.home, self.programs, self._job.user, self.machines)
         own = {name: value for job in request.jobanalyses for name, value in (job.env_vars or {}).items()}
-        processes.write_login_profile(self.home, {"PATH": self._site.path, **self.variables(request), **own})
+        processes.write_login_profile(self.home, {"PATH": self._path, **self.variables(request), **own})
         self._site.journal.write(
             "machines_up",
             job=self._job.id,
@@ -211,7 +226,7 @@ class Cluster:
             "RESCALE_PROVIDER": "local",
             "RESCALE_INTERCONNECT": "ethernet",
             "RESCALE_PREFERRED_REMSH": "ssh",
-            "RESCALE_WORK_PATH": self.work,
+            "RESCALE_WORK_PATH": self._shared,
             "RESCALE_IG_RESTART_COUNT": self.restarts,
             "RESCALE_API_KEY": self._site.api_key,
             "RESCALE_API_BASE_URL": self._site.base_url,

@@ -801,7 +801,8 @@ class Agent(object):
         command = "%s/%s" % (header["attempt"], header["seq"])
         cores = int(header.get("cores") or 1)
         hosts = os.path.join(where, "hosts")
-        write_whole(hosts, (socket.gethostname() + "\n").encode() * cores)
+        names = self.machines_for(cores)
+        write_whole(hosts, "".join(name + "\n" for name in names).encode())
         env = dict(self.env, **header["env"])
         env.update(
             {MARKER: os.path.join(self.root, command), "TRIAL_CORES": str(cores), "TRIAL_HOSTS": hosts, "PWD": work}
@@ -839,6 +840,24 @@ class Agent(object):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(report)
         self.watches[header["id"]] = Watch(command, where, work, header, reads)
+
+    def machines_for(self, cores: int) -> List[str]:
+        """For each core of a command the name of its machine: this one, or those of whole ones that no other has."""
+        here, each = socket.gethostname(), self.config.get("cores") or cores
+        if cores <= each:
+            return [here] * cores
+        names = [here] + self.config["workers"]
+        taken = dict.fromkeys(names, 0)
+        wheres = set(watch.where for watch in self.watches.values())
+        for attempt, _, seq in (entry.rpartition(".") for entry in os.listdir(self.running)):
+            wheres.add(os.path.join(self.root, attempt, ".attempt", seq))
+        for where in wheres:
+            if not os.path.exists(os.path.join(where, "exit.json")):
+                with_it = read_at(os.path.join(where, "hosts"), 0, CHUNK).decode("utf-8", "replace")
+                for name in set(with_it.split()).intersection(names):
+                    taken[name] += 1
+        whole = sorted(names, key=lambda name: taken[name])[: -(-cores // each)]
+        return [name for name in names if name in whole for _ in range(each)][:cores]
 
     def entry(self, command: str) -> str:
         return os.path.join(self.running, command.replace("/", "."))

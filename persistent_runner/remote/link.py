@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from persistent_runner.inputs import SharedFile
     from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile, Reply
+    from persistent_runner.remote.node import Span
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Link:
         self._check = check
         self._node = node
         self._patience = patience or Patience()
-        self._config = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
+        self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
         self._state = threading.Condition()  # guards what follows, down to `_end`
         self._pending: dict[int, _Request] = {}  # by id, oldest first: all that have no answer
         self._unsent: deque[_Request] = deque()  # of those, the ones that the present channel has not carried yet
@@ -106,8 +107,13 @@ class Link:
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
         self._writer = threading.Thread(target=self._write, name=f"link {node} out", daemon=True)
 
-    def open(self, seconds: float = 700.0) -> Hello:
-        """Start the agent and return its hello; raises what ended the link, or ConnectionLost after `seconds`."""
+    def open(self, span: Span | None = None, *, seconds: float = 700.0) -> Hello:
+        """Start the agent and return its hello; raises what ended the link, or ConnectionLost after `seconds`.
+
+        With a `span` commands of more cores than a machine has get as many whole machines as that takes.
+        """
+        if span is not None:
+            self._config |= {"cores": span.cores, "workers": span.workers}
         self._reader.start()
         self._writer.start()
         with self._state:

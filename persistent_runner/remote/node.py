@@ -10,7 +10,8 @@ class Node:
     """Where to reach a machine.
 
     `address` and `port` are what a client connects to; `user` is the login; `role` and `started` are the
-    platform's own strings (a changed `instance_id` or `started` means another machine).
+    platform's own strings (a changed `instance_id` or `started` means another machine). `hostname` is what the other
+    machines of the cluster call it.
     """
 
     instance_id: str
@@ -20,6 +21,18 @@ class Node:
     role: str = ""
     started: str = ""
     private_address: str = ""
+    hostname: str = ""
 
     def __str__(self) -> str:
         return f"{self.user}@{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What commands are spread over that need more than one machine: the head node and `workers`, by their hostnames.
+
+    `cores` are those of each machine.
+    """
+
+    workers: tuple[str, ...]
+    cores: int

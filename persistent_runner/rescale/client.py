@@ -281,4 +281,5 @@ def _node(instance: Instance) -> Node | None:
         role=instance.role or "",
         started=instance.date_started or "",
         private_address=instance.private_ip or instance.private_hostname or "",
+        hostname=instance.private_hostname or instance.private_ip or address,
     )

@@ -132,7 +132,7 @@ class Site:
         options = {"run": self.run, "lease": self.lease, "node": "node0", "patience": QUICK, **options}
         link = Link(options.pop("connect", self.connect), **options)
         self._links.append(link)
-        self.hello: Hello = link.open(60)
+        self.hello: Hello = link.open(seconds=60)
         self.root = Path(self.hello.root)
         return link
 
