@@ -11,7 +11,7 @@
        init.py  interview.py                   a study from a deck that runs already; what it asks for
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
-         sshd ssh_commands | faults fault_kinds answers shown control journal durations
+         sshd ssh_commands between | faults fault_kinds answers shown control journal durations
     5  study/    spec tables fields toml | space design formula samplers | extract readers tabular functions objective
          loop proposals pilot fuse stopping tenure outbox progress resume returned | content reread
          run_folder storage spending summary results | schema reference | deck candidates solver sample new
@@ -19,7 +19,8 @@
     4  pool.py  spread.py                      trials onto nodes; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames link | transfer explain live_log workdir
+    2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
+         transfer explain live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py
 

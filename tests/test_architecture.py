@@ -35,6 +35,7 @@ FLOORS = {
     "study": 5,
     "rescale": 5,
     "pool": 4,
+    "spread": 4,
     "lease": 3,
     "remote": 2,
     "recovery": 1,
@@ -122,7 +123,8 @@ def floor_breaches(module: str, imports: set[str]) -> set[str]:
     return {
         name
         for name in ours(imports)
-        if name != own and (FLOORS[name] > FLOORS[own] or (FLOORS[name] == FLOORS[own] and FLOORS[own] not in {1, 7}))
+        if name != own
+        and (FLOORS[name] > FLOORS[own] or (FLOORS[name] == FLOORS[own] and FLOORS[own] not in {1, 4, 7}))
     }
 
 

@@ -147,9 +147,9 @@ def test_ranks_run_on_the_machines_of_their_trial(pools: Pools, tmp_path: Path) 
     assert pool.capacity == 2
     script = (
         'for host in $(sort -u "$TRIAL_HOSTS"); do echo "$host slots=1"; done > two\n'
-        "mpirun --hostfile two --bind-to none sh -c "
-        "'touch ../here-$TRIAL_NUMBER; until [ -e ../here-0 -a -e ../here-1 ]; do sleep 0.1; done; "
-        "echo rank $OMPI_COMM_WORLD_RANK, $OMPI_COMM_WORLD_LOCAL_RANK of its machine'"
+        'mpirun --hostfile two --bind-to none sh -c "touch ../here-$TRIAL_NUMBER; '
+        "until [ -e ../here-0 ] && [ -e ../here-1 ]; do sleep 0.1; done; "
+        'echo rank \\$OMPI_COMM_WORLD_RANK, \\$OMPI_COMM_WORLD_LOCAL_RANK of its machine"'
     )
     futures = [pool.submit(number, 1, lambda work: work.run(script, timeout="60s").output) for number in range(2)]
     for future in futures:

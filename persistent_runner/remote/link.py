@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
-from persistent_runner.recovery import Backoff, recover
+from persistent_runner.recovery import recover
 from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
+from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
 if TYPE_CHECKING:
@@ -36,22 +37,6 @@ INLINE_BYTES = 1 << 18
 """How much of a command's results may travel in its exit frame."""
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a link waits, in seconds.
-
-    `ping`: with nothing to send, before it asks for a sign of life. `dead`: for any byte, before the connection counts
-    as gone. `hello`: for an agent to start. `grace`: between TERM and KILL of a command's process tree. `reconnect`:
-    between the tries to come back, and how long they go on.
-    """
-
-    ping: float = 10.0
-    dead: float = 30.0
-    hello: float = 30.0
-    grace: float = 10.0
-    reconnect: Backoff = field(default_factory=lambda: Backoff(first=0.5, most=15.0, total=600.0))
 
 
 @dataclass

@@ -144,12 +144,14 @@ class TrialTable(Table):
     for byte."""
     command: Command | None = Field(default=None, examples=[["blockMesh", "simpleFoam"]])
     """What is run in the working directory, by `bash` with `set -eo pipefail`: text, or a list of lines that run in one
-    shell. It finds `TRIAL_NUMBER`, `TRIAL_CORES`, `TRIAL_HOSTS` (a machine file) and `SETUP_DIR`."""
+    shell. It finds `TRIAL_NUMBER`, `TRIAL_CORES`, `TRIAL_HOSTS` (a machine file with a line for each core) and
+    `SETUP_DIR`."""
     objective: FunctionName | None = Field(default=None, examples=["beam.py:objective"])
     """Instead of a command: a Python function `objective(trial, work)` of the study's folder, run on the driver. It
     pushes, runs and pulls itself, so `inputs`, `outputs` and `[metrics]` do not go with it."""
     cores: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[36])
-    """Cores of one trial, which say how many run at a time. Without it, all cores of the cluster."""
+    """Cores of one trial, which say how many run at a time. Without it, all cores of the cluster. More than a node has
+    are whole nodes."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[2])
     """The most trials at a time, such as for licences or memory. Without it, as many as there are cores for."""
     timeout: Duration | None = Field(default=None, examples=["2h"])

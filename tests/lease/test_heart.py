@@ -18,7 +18,7 @@ from persistent_runner.errors import ConnectionLost, LeaseLost, PlatformRefused,
 from persistent_runner.lease.heart import Heart
 from persistent_runner.lease.keeper import Switch, job_command
 from persistent_runner.recovery import Backoff
-from persistent_runner.remote.link import Patience
+from persistent_runner.remote.patience import Patience
 from persistent_runner.rescale.client import RescalePlatform
 from tests.remote.conftest import DEADLINE, QUICK, Server, Site, processes, until
 from tests.remote.proxy import Proxy

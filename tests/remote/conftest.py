@@ -20,7 +20,8 @@ from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.local_platform.local import LocalRescale
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote.agent import MARKER
-from persistent_runner.remote.link import Link, Patience
+from persistent_runner.remote.link import Link
+from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import Login, public_line
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.client import RescalePlatform

@@ -15,7 +15,8 @@ import pytest
 from persistent_runner.errors import ConnectionLost, LeaseLost
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote.frames import Life
-from persistent_runner.remote.link import Patience, RequestRefused
+from persistent_runner.remote.link import RequestRefused
+from persistent_runner.remote.patience import Patience
 from tests.remote.conftest import QUICK, processes, run, start, until
 
 if TYPE_CHECKING:

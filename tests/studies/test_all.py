@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 FILES = sorted(STUDIES.glob("*/*.toml"))
 PROGRAMS = {"plate_calculix": "ccx", "truss": "ccx", "plate_stack": "simpleFoam"}
-NOT_BUILT_YET = {
-    "heat_mpi/study.toml": "trials on several nodes",
-}
 
 
 def name_of(file: Path) -> str:
@@ -27,7 +24,7 @@ def name_of(file: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
-def test_two_trials(file: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_two_trials(file: Path, tmp_path: Path) -> None:
     """The one command of the README, for two trials."""
     program = PROGRAMS.get(file.parent.name)
     if program and shutil.which(program) is None:
@@ -36,8 +33,6 @@ def test_two_trials(file: Path, tmp_path: Path, request: pytest.FixtureRequest) 
         pytest.skip("no EPANET here (pip install owa-epanet)")
     if file.parent.name == "heat_mpi" and not mpi_compiles():
         pytest.skip("no MPI to compile with here (Debian: apt install openmpi-bin libopenmpi-dev)")
-    if reason := NOT_BUILT_YET.get(name_of(file)):
-        request.applymarker(pytest.mark.xfail(reason=f"not built yet: {reason}"))
     spec = StudySpec.load(file)
     place = Place(tmp_path)
     place.run(file, "--n-trials", "2")
