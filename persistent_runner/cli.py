@@ -58,6 +58,8 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 def run_study(study: str, check: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Run the study of a folder or a file."""
     if (new := options.pop("new")) is not None:
+        if options["read_again"]:
+            raise click.UsageError("--reread reads what a study has; one that begins anew with --new has nothing.")
         options["sets"] = (*options["sets"], f"study.name={json.dumps(new)}")
     with _ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
         if check:
@@ -255,6 +257,8 @@ def stop(job: str | None, everything: bool, profile: str | None, force_stop: boo
     """End a job of ours and wait until the platform says Stopped; exit code 4 where it does not."""
     if (job is None) == (not everything):
         raise click.UsageError("Name one job, or write --all.")
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("Nobody can be asked here: --yes ends it without asking.")
     with _ending(verbose=False), _shown(quiet=False, verbose=False):
         from persistent_runner.inventory import Inventory, stop_all
 
@@ -265,8 +269,10 @@ def stop(job: str | None, everything: bool, profile: str | None, force_stop: boo
                 return
             for holding in found:
                 click.echo(f"{holding.job_id or holding.name}: {holding.study}, {holding.state}, {holding.whose}")
-            if not yes:
-                click.confirm("End it?" if len(found) == 1 else f"End these {len(found)}?", abort=True, err=True)
+            question = "End it?" if len(found) == 1 else f"End these {len(found)}?"
+            if not yes and not click.confirm(question, err=True):
+                click.echo("Nothing was ended.", err=True)
+                return
             for holding, state in stop_all(inventory, found, force=force_stop):
                 click.echo(f"{holding.job_id or holding.name}: {state}")
 

@@ -231,7 +231,10 @@ def best_line(summary: dict[str, Any]) -> str:
     best = summary["best"][0]
     text = f"Best: {_pairs(best['values'])} in trial {best['number']} with {_pairs(best['params'])}"
     text += f"; beside it {_pairs(best['metrics'])}" if best["metrics"] else ""
-    return text + (f"; the baseline has {_pairs(summary['baseline']['values'])}" if "baseline" in summary else "")
+    if (baseline := summary.get("baseline")) is not None:
+        text += f"; the baseline has {_pairs(baseline['values'])}"
+        text += "" if baseline.get("feasible", True) else ", and does not meet the constraints"
+    return text
 
 
 def _pairs(values: Mapping[str, object], equals: str = " = ", comma: str = ", ") -> str:

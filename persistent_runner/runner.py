@@ -27,12 +27,12 @@ from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rendered, run_path
 from persistent_runner.pool import Pool
 from persistent_runner.settings import load_settings
-from persistent_runner.study.content import check_unchanged, digest_of
+from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.pilot import Pilot
-from persistent_runner.study.progress import Limits, settled
+from persistent_runner.study.progress import Limits, settled, settled_by_state
 from persistent_runner.study.proposals import put_failed, put_first, retried
 from persistent_runner.study.reread import reread
 from persistent_runner.study.results import write_table
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from persistent_runner.render import Delimiters
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.progress import Progress
+    from persistent_runner.study.spec import StudySpec
 
 log = logging.getLogger(__name__)
 
@@ -214,10 +215,10 @@ def run_study(
 
     `keep` leaves the cluster to another study for that long, where this one ended well. `accept_changed` goes on with a
     study whose deck, setup, command or readers have changed since it has results; so does `retry_failed`, which runs
-    the designs of its failed trials again, and `read_again`, which reads all results anew out of the kept files. With
-    `no_pilot` the first trial does not run alone. `confirm` gets the line before money is spent and whether any is, and
-    raises to refuse. `display` makes what is
-    shown while it runs: a context manager with `show(progress)`. Raises RunnerErrors whose `exit_code` says how
+    the designs of its failed trials again. `read_again` only reads all results anew out of the kept files, by readers
+    that may have changed, and runs nothing. With `no_pilot` the first trial does not run alone. `confirm` gets the line
+    before money is spent and whether any is, and raises to refuse. `display` makes what is shown while it runs: a
+    context manager with `show(progress)`. Raises RunnerErrors whose `exit_code` says how
     `run-study` ends; whatever ends it, the lease is released first and the tables are written.
     """
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
@@ -229,19 +230,19 @@ def run_study(
     with Interrupts() as interrupts, folder, folder.log():
         with interrupts.at_once():
             run = StudyRun(open_study(spec, folder), folder.path, headings=spec.designs.headings)
-            settle_earlier(run.study, folder)
-            content = check_unchanged(
-                spec, folder, has_results=settled(run.study) > 0, accepted=accept_changed or retry_failed or read_again
+            digest, total = _begin(
+                run,
+                spec,
+                folder,
+                objective,
+                accept_changed=accept_changed,
+                retry_failed=retry_failed,
+                read_again=read_again,
             )
-            if read_again:
-                run.study = reread(spec, run.study, folder)
-            if not spec.trial.objective:
-                put_first(run.study, spec, folder)
-            if retry_failed:
-                put_failed(run.study, folder)
-            total = spec.study.n_trials + retried(folder)
         try:
-            if settled(run.study) < total:
+            if read_again:
+                log.info("Nothing was run; the same line without --reread goes on.")
+            elif settled(run.study) < total:
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
                 with _counted(cluster, run) as held:
                     shown = display(spec.study.name, held) if display else contextlib.nullcontext()
@@ -258,7 +259,7 @@ def run_study(
                             max_concurrent=spec.trial.max_concurrent,
                             delimiters=spec.trial.template.delimiters,
                             designs=None if spec.trial.objective else spec.designs,
-                            digest=None if no_pilot else digest_of(content),
+                            digest=None if no_pilot else digest,
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0
@@ -276,11 +277,39 @@ def run_study(
         finally:
             with _less_important():
                 run.table = write_table(folder, run.study)
-                run.summary = summarize(spec, run.study) | _costs(run, folder)
+                run.summary = summarize(spec, run.study) | _history(run, folder)
                 folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
         if interrupts.count:
             run.exit_code = 130
     return run
+
+
+def _begin(
+    run: StudyRun,
+    spec: StudySpec,
+    folder: RunFolder,
+    objective: object,
+    *,
+    accept_changed: bool,
+    retry_failed: bool,
+    read_again: bool,
+) -> tuple[str, int]:
+    """Bring a study to where this start goes on; return the digest of what it runs and how many trials it is to have.
+
+    ConfigError where it is not what it was, and the user has not said what that means.
+    """
+    settle_earlier(run.study, folder)
+    counts = settled_by_state(run.study)
+    accepted = PARTS if accept_changed or retry_failed else ("readers",) if read_again else ()
+    content = check_unchanged(spec, folder, counts, accepted)
+    if read_again:
+        run.study = reread(spec, run.study, folder)
+    if isinstance(objective, CommandObjective):
+        objective.tells_what_is_left = not counts.get("COMPLETE")
+        put_first(run.study, spec, folder)
+    if retry_failed:
+        put_failed(run.study, folder)
+    return digest_of(content), spec.study.n_trials + retried(folder)
 
 
 @contextlib.contextmanager
@@ -315,12 +344,14 @@ def _counted(lease: contextlib.AbstractContextManager[ClusterLease], run: StudyR
             run.cost = cluster.cost
 
 
-def _costs(run: StudyRun, folder: RunFolder) -> dict[str, Any]:
-    """Return what `summary.json` says of money, in the platform's currency."""
-    return {
+def _history(run: StudyRun, folder: RunFolder) -> dict[str, Any]:
+    """Return what `summary.json` says of the run: its money, in the platform's currency, and what changed meanwhile."""
+    journal = folder.journal()
+    changed = [{"settled": it["settled"], "what": it["what"]} for it in journal if it["kind"] == "changed"]
+    return ({"changed": changed} if changed else {}) | {
         "seconds_leased": round(run.cost.seconds, 1),
         "seconds_leased_with_start_up": round(run.cost.seconds_with_start_up, 1),
         "cost": run.cost.cost,
         "cost_with_start_up": run.cost.cost_with_start_up,
-        "cost_of_all_starts": spent(folder.journal()).cost_with_start_up,
+        "cost_of_all_starts": spent(journal).cost_with_start_up,
     }

@@ -51,16 +51,21 @@ class Wanted:
     busy: timedelta = timedelta(0)
     budget: Callable[[], Budget] = Budget
 
-    def fits(self, entry: Entry) -> bool:
-        """Return whether a recorded cluster is such a one."""
-        if entry.terms != self.terms or (self.keeper and entry.switch is None):
-            return False
+    def misfit(self, entry: Entry) -> str:
+        """Return why a recorded cluster is not such a one, in words; empty where it is."""
+        names = dict.fromkeys([*entry.terms, *self.terms])
+        if terms := [name for name in names if entry.terms.get(name) != self.terms.get(name)]:
+            return f"this start asks for another {' and '.join(terms).replace('_', ' ')}"
+        if self.keeper and entry.switch is None:
+            return "it has no dead-man's switch"
         if entry.state != "kept":
-            return True
+            return ""
         # What it had left when it was kept: no clock of another machine is read.
         left = entry.limit - timedelta(seconds=entry.kept_age)
         most, _ = self.budget().left(entry.price, Cost(), self.busy)
-        return left > self.needs and (most is None or left <= most)
+        if left <= self.needs:
+            return "it has too little time left for a trial"
+        return "" if most is None or left <= most else "it could cost more than this start may spend"
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,13 @@ class Settler:
             return False
         going = not (state.ended or state.ending or record.entry.state == "releasing")
         kept = record.entry.state == "kept"
-        if going and (own or kept) and wanted is not None and wanted.fits(record.entry):
+        misfit = wanted.misfit(record.entry) if going and (own or kept) and wanted is not None else ""
+        if going and (own or kept) and wanted is not None and not misfit:
             return True
         if own and not kept:
-            self._end(record, wait=True)
+            self._end(record, wait=True, why=misfit)
         else:
-            self._leave(record, state)
+            self._leave(record, state, misfit)
         return False
 
     def _take(self, entry: Entry) -> Record | None:
@@ -193,8 +199,8 @@ class Settler:
         crash_point("settle-deleted")
         log.info("Job %s of an earlier start was never submitted and is deleted: %s", job_id, record.entry.name)
 
-    def _leave(self, record: Record, state: LeaseState) -> None:
-        """Name a cluster that runs without a driver; one that would not end by itself is stopped."""
+    def _leave(self, record: Record, state: LeaseState, misfit: str) -> None:
+        """Name a cluster that runs without a driver, and why it is not used; one that nothing ends is stopped."""
         entry = record.entry
         if state.ended or state.ending:
             log.info("Job %s of an earlier start (%s) is ending: %s", entry.job_id, entry.study, state)
@@ -204,21 +210,22 @@ class Settler:
             self._end(record, wait=False)
         else:
             log.warning(
-                "Job %s of an earlier start (%s) still runs. %s; persistent-runner stop %s ends it now",
+                "Job %s of an earlier start (%s) still runs%s. %s; persistent-runner stop %s ends it now",
                 entry.job_id,
                 entry.study,
+                misfit and f" and is not used: {misfit}",
                 ends_by_itself(entry, executing=state.executing),
                 entry.job_id,
             )
 
-    def _end(self, record: Record, *, wait: bool) -> None:
+    def _end(self, record: Record, *, wait: bool, why: str = "") -> None:
         """Ask for the end of a job of ours, and wait for `Stopped`."""
         job_id = record.entry.job_id
         record.update(state="releasing")
         if not wait:
             self.platform.stop(job_id)
             return
-        log.info("Job %s of an earlier start is not needed any more, ending it", job_id)
+        log.info("Job %s of an earlier start is not needed any more, ending it%s", job_id, why and f": {why}")
         try:
             state = Stopper(self.platform, job_id, poll=self.poll.total_seconds(), deadlines=self.deadlines).stop(
                 force=False

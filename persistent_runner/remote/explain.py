@@ -8,6 +8,7 @@ import signal
 from persistent_runner.printable import printable
 
 _LAST_LINES = 10  # of a log that are shown
+_LONGEST = 200  # characters of a line of a command that is shown whole
 _LINES = 20  # at the end of a log, in which a shell says what it could not run
 _FAILED_LINE = re.compile(r"^persistent_runner: line (\d+) failed: (.*)$\n?", re.MULTILINE)  # see agent.py
 _LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
@@ -41,14 +42,22 @@ def failed_step(command: str, log: bytes) -> tuple[str, str]:
     text = printable(log)
     said = list(_FAILED_LINE.finditer(text))
     if said:
-        step = f"`{said[-1][2].strip()}`"
+        number, part, lines = int(said[-1][1]), said[-1][2].strip(), command.splitlines()
+        whole = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        # bash names the last command of a pipe, whichever failed
+        step = f"`{whole if part in whole and '|' in whole and len(whole) <= _LONGEST else part}`"
         if "\n" in command.strip():
-            step += f" (line {said[-1][1]} of the command)"
+            step += f" (line {number} of the command)"
         text = text[: said[-1].start()] + text[said[-1].end() :]
     else:
         step = f"`{next(iter(command.strip().splitlines()), '')}`"
+    return step, last_lines(text)
+
+
+def last_lines(text: str) -> str:
+    """Return the end of a log as it is shown in a message."""
     lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
-    return step, "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
+    return "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
 
 
 def _meaning(code: int, lines: list[str]) -> tuple[str, str]:

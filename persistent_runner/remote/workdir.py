@@ -371,7 +371,8 @@ class WorkDir:
         near = difflib.get_close_matches(name, there, 3, 0.5) or there[:5]
         seen = f"there are: {', '.join(near)}" if near else "the working directory is empty"
         return ResultMissing(
-            f"{self._label}: there is no file {name}; {seen}", remedy=f"The log of the command is in {self.folder}"
+            f"{self._label}: there is no file {name}; {seen}",
+            remedy=f"The log of the command: {live_log.whole_log(self.folder, max(0, self._seq - 1))}",
         )
 
     def _bring(self, output: OutputFile) -> Path:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.inputs import checksum, walk_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from persistent_runner.study.run_folder import RunFolder
     from persistent_runner.study.spec import StudySpec
+
+log = logging.getLogger(__name__)
+
+PARTS = ("deck", "setup", "command", "readers")
+_CHOICES = (
+    "--new NAME begins a new study; --accept-changed goes on with this one, where the change does not touch the "
+    "numbers; --retry-failed goes on as well, and runs the designs of failed trials again; --reread, where only the "
+    "readers have changed, takes the numbers anew from the files that were kept."
+)
 
 Content = dict[str, dict[str, str]]
 """Part (deck, setup, command, readers): name of a file or a key: SHA-256."""
@@ -43,31 +53,39 @@ def digest_of(content: Content) -> str:
     return _text(content)
 
 
-def changes(before: Mapping[str, Mapping[str, str]], now: Content) -> Iterator[str]:
-    """Yield each part that differs, with the names of what was changed, added or removed in it."""
+def changes(before: Mapping[str, Mapping[str, str]], now: Content) -> dict[str, str]:
+    """Return each part that differs, with the names of what was changed, added or removed in it."""
+    found = {}
     for part, entries in now.items():
         old = before.get(part, {})
         names = [name for name in dict.fromkeys([*old, *entries]) if old.get(name) != entries.get(name)]
         if names:
-            yield f"{part} ({', '.join(names)})"
+            found[part] = f"{part} ({', '.join(names)})"
+    return found
 
 
-def check_unchanged(spec: StudySpec, folder: RunFolder, *, has_results: bool, accepted: bool) -> Content:
+def check_unchanged(spec: StudySpec, folder: RunFolder, counts: Mapping[str, int], accepted: Iterable[str]) -> Content:
     """Return what the study runs now, kept for the next start; ConfigError where it changed under results.
 
     With other decks, commands or readers the results so far cannot be compared with the ones to come, unless the user
-    says so.
+    says so: `accepted` are the parts that may have changed. `counts` has the number of trials by state. What changed
+    after how many trials goes to the journal.
     """
     now = content_of(spec)
-    changed = list(changes(folder.content, now)) if folder.content is not None else []
-    if changed and has_results and not accepted:
+    changed = changes(folder.content, now) if folder.content is not None else {}
+    refused = [text for part, text in changed.items() if part not in set(accepted)]
+    if refused and counts.get("COMPLETE"):
         raise ConfigError(
-            f"{spec.study.name} has changed since it began: {'; '.join(changed)}. Its results so far come from what "
+            f"{spec.study.name} has changed since it began: {'; '.join(refused)}. Its results so far come from what "
             "it was.",
-            remedy="--new NAME begins a new study; --accept-changed goes on with this one, where the change does not "
-            "touch the numbers; --retry-failed goes on as well, and runs the designs of failed trials again; --reread "
-            "takes the numbers anew from the files that were kept.",
+            remedy=_CHOICES,
         )
+    if changed and (settled := sum(counts.values())):
+        what = "; ".join(changed.values())
+        folder.commit(kind="changed", settled=settled, what=what)
+        log.warning("Changed after %d trials: %s", settled, what)
+        if counts.get("FAIL") and not counts.get("COMPLETE"):
+            log.warning("The trials that failed before stay failed; --retry-failed runs their designs again")
     if folder.content != now:
         folder.set_content(now)
     return now

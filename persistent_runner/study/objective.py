@@ -71,13 +71,14 @@ class BoundTrial(Protocol):
 class CommandObjective:
     """The objective that a study.toml describes: push the inputs, run the command, read the metrics.
 
-    ConfigError where a function of a metric cannot be loaded.
+    `tells_what_is_left` says once which files a trial leaves and which of them are taken. ConfigError where a function
+    of a metric cannot be loaded.
     """
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
         self._functions = spec.functions
-        self._has_told = False
+        self.tells_what_is_left = True
 
     def parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates and parameters.json get: constants, a trial's own, and what follows from them.
@@ -105,8 +106,8 @@ class CommandObjective:
         for name in spec.metric_files:
             work.pull(name)
         outcome = self.read(trial.params, work.folder)
-        if not self._has_told:
-            self._has_told = True
+        if self.tells_what_is_left:
+            self.tells_what_is_left = False
             log.info("%s", _left_text(work.left(), work.folder))
         return outcome
 

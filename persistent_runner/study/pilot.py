@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from persistent_runner.errors import ResultMissing
+from persistent_runner.printable import printable
+from persistent_runner.remote.explain import last_lines
 from persistent_runner.study.proposals import StudyFailed
 
 if TYPE_CHECKING:
@@ -12,7 +15,7 @@ if TYPE_CHECKING:
     from persistent_runner.errors import TrialFailed
     from persistent_runner.study.run_folder import RunFolder
 
-
+_END = 1 << 14  # bytes of a log, of which the last lines are shown
 _NEXT = (
     "Mend it and run the same line: it goes on, and on the same cluster while that is kept. If it fails again with "
     "nothing changed, it counts as failed and the study goes on."
@@ -42,9 +45,14 @@ class Pilot:
             return None
         self._folder.commit(kind="pilot", trial=number, attempt=attempt, digest=self._digest)
         message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+        folder = self._folder.path / f"trials/{number:05d}"
+        if isinstance(error, ResultMissing):  # many a solver ends with 0 whatever has happened
+            logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))
+            for path in logs[-1:]:
+                message += f"\nThe last lines of the log:\n{last_lines(printable(path.read_bytes()[-_END:]))}"
         lines = [
             error.remedy,
-            f"Its files here: {self._folder.path / f'trials/{number:05d}'}",
+            f"Its files here: {folder}",
             f"On the cluster: {self._way_in(number, attempt)}",
             _NEXT,
         ]

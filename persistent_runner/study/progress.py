@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 def settled(study: optuna.Study) -> int:
     """Return how many trials are in a final state; a design that was not allowed and never ran is none."""
-    return sum(trial.state.is_finished() and not is_rejected(trial) for trial in study.get_trials(deepcopy=False))
+    return sum(settled_by_state(study).values())
+
+
+def settled_by_state(study: optuna.Study) -> dict[str, int]:
+    """Return how many trials are in each final state."""
+    trials = study.get_trials(deepcopy=False)
+    return Counter(trial.state.name for trial in trials if trial.state.is_finished() and not is_rejected(trial))
 
 
 @dataclass(frozen=True)

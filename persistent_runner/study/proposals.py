@@ -45,7 +45,8 @@ def put_failed(study: optuna.Study, folder: RunFolder) -> None:
         if owner(trial) == folder.run_id and trial.number not in before:
             # noted first: after a crash in between it is one more of the sampler's own, and nothing waits twice
             folder.commit(kind="retried", trial=trial.number)
-            study.enqueue_trial(trial.params, user_attrs={USER_ATTRIBUTE: {"run": folder.run_id}})
+            facts = {"run": folder.run_id} | Proposals.mark(trial)
+            study.enqueue_trial(trial.params, user_attrs={USER_ATTRIBUTE: facts})
 
 
 def retried(folder: RunFolder) -> int:
@@ -92,7 +93,7 @@ class Proposals:
         return None
 
     @staticmethod
-    def mark(trial: optuna.Trial) -> dict[str, Any]:
+    def mark(trial: optuna.Trial | optuna.trial.FrozenTrial) -> dict[str, Any]:
         """Return what of a trial's attributes its facts are to keep: whether it is the baseline."""
         return {"baseline": True} if (trial.user_attrs.get(USER_ATTRIBUTE) or {}).get("baseline") else {}
 

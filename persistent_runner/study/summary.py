@@ -45,6 +45,8 @@ def summarize(spec: StudySpec, study: optuna.Study) -> dict[str, Any]:
         summary["feasible"] = len(feasible)
     if baseline is not None:
         summary["baseline"] = _shown(spec, baseline)
+        if spec.constraints:
+            summary["baseline"]["feasible"] = is_feasible(baseline)
     if len(study.directions) > 1 and feasible:
         summary |= _hypervolume(spec, feasible, best)
     return summary
