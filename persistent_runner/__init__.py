@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         ReleaseUnconfirmed,
         ResultMissing,
         RunnerError,
+        SetupFailed,
         TrialFailed,
     )
     from persistent_runner.lease.manager import ClusterLease
@@ -81,6 +82,7 @@ __all__ = [
     "ReleaseUnconfirmed",
     "ResultMissing",
     "RunnerError",
+    "SetupFailed",
     "TrialFailed",
     "WorkDir",
     "lease",

@@ -25,7 +25,9 @@ from persistent_runner.plan import (
 from persistent_runner.settings import load_settings
 from persistent_runner.site import choose_platform, line_before_money
 from persistent_runner.spread import machines_of, trials_at_a_time
+from persistent_runner.study.content import refused
 from persistent_runner.study.readers import Readings
+from persistent_runner.study.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +55,7 @@ def check_study(
     parameters = first_parameters(spec)
     files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
     readings = _read(spec, parameters, Path(sample)) if sample is not None else []
+    changed = refused(spec, RunFolder(run_path(settings, spec.study.name), spec.study.name))
     site = choose_platform(settings)
     try:
         request = complete(request_of(spec), site)
@@ -70,6 +73,7 @@ def check_study(
         "parameters": parameters,
         "rendered": files,
         "readings": readings,
+        "changed": changed,
         "command": spec.command_text or spec.trial.objective,
         "job": request.model_dump(mode="json", exclude={"name", "command", "public_key", "env"})
         | {"env": sorted(request.env)},
@@ -99,6 +103,9 @@ def text_of(found: dict[str, Any]) -> str:
         "nodes": [f"{found['nodes']}, of {found['cores_per_node']} cores; {together} trials at a time{on_whole}"],
         "lease": [found["lease"], *found["notes"]],
     }
+    if found["changed"]:
+        told = "a start goes on only with --new NAME or, where the change allows it, --accept-changed, --reread"
+        blocks["changed"] = [*found["changed"], told]
     lines = [f"{name if n == 0 else '':<12}{line}" for name, block in blocks.items() for n, line in enumerate(block)]
     return "\n".join(
         [*lines, f"{wrong} of the metrics cannot be read. Nothing was leased." if wrong else "Nothing was leased."]

@@ -97,7 +97,9 @@ def _check(study: str, *, as_json: bool, **options: Any) -> int:
     of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again", "no_pilot"}
     found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
     click.echo(json.dumps(found, indent=1) if as_json else text_of(found))
-    return 2 if any(reading["value"] is None for reading in found["readings"]) else 0
+    accepted = options["accept_changed"] or options["retry_failed"] or options["read_again"]
+    unread = any(reading["value"] is None for reading in found["readings"])
+    return 2 if unread or (found["changed"] and not accepted) else 0
 
 
 def _confirmation(*, yes: bool) -> Callable[[str, bool], None]:

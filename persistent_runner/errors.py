@@ -14,6 +14,7 @@
     +-- JobStopped                somebody else stopped the job                   stop the study                 exit 1
     +-- NoCapacity                queue or start-up deadline                      release                        exit 5
     +-- BudgetSpent               max_cost or max_time is used up                 release                        exit 5
+    +-- SetupFailed               the command of [setup]                          mend it                        exit 1
     +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
     +-- TrialFailed               the design or its run                           tell FAIL, go on
         +-- CommandFailed         exit code, last lines, path of the whole log
@@ -132,6 +133,14 @@ class HostNotProven(RunnerError):
     """The host key is not the pinned one, or nothing proves it: nothing sensitive was sent."""
 
     exit_code = 6
+
+
+class SetupFailed(RunnerError):
+    """The command of `[setup]` failed, so no trial was started; `directory` is where it ran, below the run's own."""
+
+    def __init__(self, message: str, *, remedy: str = "", directory: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.directory = directory
 
 
 class TrialFailed(RunnerError):

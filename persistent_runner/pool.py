@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import NoCapacity
+from persistent_runner.errors import NoCapacity, SetupFailed, TrialFailed
 from persistent_runner.inputs import checksum, walk_inputs
 from persistent_runner.remote.by_hand import ssh_line
 from persistent_runner.remote.link import Link
@@ -93,9 +93,9 @@ class Pool:
         head = self._lease.head_node
         return f"{self._lease.name} {head.instance_id} {head.started}"
 
-    def way_in(self, number: int, attempt: int) -> str:
-        """Return the line for a person who wants to look into an attempt's directory."""
-        return ssh_line(self._lease.connection, f"{self._root}/{number:05d}.{attempt}", self._folder / "known_hosts")
+    def way_in(self, directory: str) -> str:
+        """Return the line for a person who wants to look into a directory of this run, such as an attempt's."""
+        return ssh_line(self._lease.connection, f"{self._root}/{directory}", self._folder / "known_hosts")
 
     @property
     def seconds_left(self) -> float:
@@ -212,6 +212,11 @@ class Pool:
         content = [(file.path, file.mode, checksum(file)) for file in files]
         digest = hashlib.sha256(repr((content, setup.command)).encode()).hexdigest()[:12]
         workdir = self._workdir(f"setup-{digest}", 0, self._folder / "setup", setup.folder, "the setup")
+        # what failed is not joined, as one that runs would be: who starts again has mended something
+        failed = self._folder / "setup" / "failed"
+        if failed.exists():
+            self._link.drop(workdir.attempt).result()
+            failed.unlink()
         log.info("setup: %s", setup.command.strip().splitlines()[0] if setup.command.strip() else "files")
 
         def run() -> CommandResult:
@@ -220,6 +225,9 @@ class Pool:
 
         try:
             result = self._wait_for(in_background(run, "setup"))
+        except TrialFailed as error:
+            failed.touch()
+            raise SetupFailed(error.message, remedy=error.remedy, directory=workdir.attempt) from None
         except BaseException:
             workdir.stop()
             raise

@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from persistent_runner.duration import parse_duration
-from persistent_runner.errors import BudgetSpent, ConfigError
+from persistent_runner.errors import BudgetSpent, ConfigError, SetupFailed
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.lease.meter import Cost
 from persistent_runner.leasing import leased, settle_unneeded
@@ -31,7 +31,7 @@ from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
-from persistent_runner.study.pilot import Pilot
+from persistent_runner.study.pilot import Pilot, before_the_first
 from persistent_runner.study.progress import Limits, settled, settled_by_state
 from persistent_runner.study.proposals import put_failed, put_first, retried
 from persistent_runner.study.reread import reread
@@ -149,7 +149,12 @@ def _run_trials(
         opened()
 
     try:
-        opened()
+        try:
+            opened()
+        except SetupFailed as error:
+            if digest is None or settled_by_state(study).get("COMPLETE"):
+                raise
+            raise before_the_first(error, pool.way_in) from None
         return Loop(
             study,
             objective,

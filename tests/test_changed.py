@@ -87,6 +87,50 @@ def test_a_first_trial_that_fails_again_unchanged_counts_as_failed(place) -> Non
     assert [row["state"] for row in place.rows()] == ["FAIL", "COMPLETE", "FAIL"]
 
 
+def test_a_setup_that_fails_costs_no_boot_either(place) -> None:
+    """Before the first trial: the cluster is kept, the line into the setup's directory is said, the next start goes on."""
+    study = a_study(place, GOOD)
+    text = (study / "study.toml").read_text("utf-8")
+    (study / "study.toml").write_text(text.replace("[space]", '[setup]\ncommand = "false"\n\n[space]'), "utf-8")
+    with place.platform() as platform:
+        first = go(place, study, code=1)
+        (job,) = unfinished_jobs(platform)
+        assert "the setup: `false` ended with exit code 1" in first.said
+        assert re.search(r"On the cluster: ssh .*/setup-\w+ ", first.said)
+        (study / "study.toml").write_text(text, "utf-8")
+        assert f"Going on with job {job}" in go(place, study).said
+        assert unfinished_jobs(platform) == []
+
+
+def test_a_first_trial_whose_file_is_missing_shows_its_log(place) -> None:
+    """Many a solver says what is wrong and ends with 0: who wants the file, and the last lines of the whole log."""
+    study = a_study(place, "echo cannot open beam.inp\n")
+    said = go(place, study, code=1).said
+    assert "trial 0 (attempt 00000.1): there is no file result.json; there are:" in said
+    assert "; [metrics] y reads it\n" in said
+    assert "The last lines of the log:\n    begin\n    cannot open beam.inp\n" in said
+    assert f"The log of the command: {place.runs / 'tiny/trials/00000/command-1.log'}" in said
+
+
+def test_the_first_trial_is_read_again_where_only_its_reader_was_wrong(place) -> None:
+    """Its command ended well, so nothing has to run again: not for a reader that is still wrong, nor for one mended."""
+    study = a_study(place, GOOD, n_trials=2)
+    text = (study / "study.toml").read_text("utf-8")
+    (study / "study.toml").write_text(text.replace('json = "x"', 'json = "xx"'), "utf-8")
+    assert "--reread takes the numbers from these files and runs nothing" in go(place, study, code=1).said
+    again = go(place, study, "--reread", code=1)
+    assert 'there is no key "xx"' in again.said
+    (study / "study.toml").write_text(text, "utf-8")
+    said = go(place, study, "--reread").said
+    assert "1 trial was read again" in said
+    assert "Nothing was run" in said
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"]
+    assert len(place.events("tiny", "start")) == 1
+    go(place, study)
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 2
+    assert len(place.events("tiny", "start")) == 2
+
+
 def test_one_at_a_time_until_one_is_complete(place) -> None:
     """Then as many as fit."""
     study = a_study(place, GOOD, n_trials=5)
@@ -102,6 +146,8 @@ def test_what_the_first_trial_left_is_told(place) -> None:
     assert "The first trial left 2 files (3 MB); taken: result.json 38 B; not taken: field.vtk 3 MB" in re.sub(
         r"result.json \d+ B", "result.json 38 B", said
     )
+    assert re.search(r"\ny = 0\.\d+  \(", said)
+    assert "The first trial left" not in go(place, study, "--n-trials", "4").said
 
 
 def test_a_study_that_changed_under_its_results_stops(place) -> None:
@@ -118,12 +164,37 @@ def test_a_study_that_changed_under_its_results_stops(place) -> None:
     assert "tiny has changed since it began: deck (solve.sh); readers (y)." in refused.said
     for way in ("--new NAME", "--accept-changed", "--retry-failed", "--reread"):
         assert way in refused.said
+    check = go(place, study, "--check", code=2).out
+    assert "changed     deck (solve.sh)\n            readers (y)\n" in check
+    assert "deck (solve.sh)" in go(place, study, "--n-trials", "5", "--reread", code=2).said  # that is no reader
     go(place, study, "--n-trials", "5", "--accept-changed")
+    (change,) = json.loads((place.runs / "tiny/summary.json").read_text("utf-8"))["changed"]
+    assert change == {"settled": 4, "what": "deck (solve.sh); readers (y)"}
     go(place, study, "--n-trials", "6")  # it was accepted
     assert len(place.rows()) == 6
     (study / "case/solve.sh").write_text(GOOD)
     go(place, study, "--new", "other")
     assert (len(place.rows()), len(place.rows("other"))) == (6, 3)
+
+
+def test_what_has_only_failed_results_goes_on_with_what_is_mended(place) -> None:
+    """There is nothing that a change could be mixed with; the failed ones run again where that is asked for."""
+    study = a_study(place, BAD)
+    go(place, study, "--no-pilot", code=1)
+    (study / "case/solve.sh").write_text(GOOD)
+    said = go(place, study, "--n-trials", "4").said
+    assert "Changed after 3 trials: deck (solve.sh)" in said
+    assert "--retry-failed runs their designs again" in said
+    assert [row["state"] for row in place.rows()] == ["FAIL"] * 3 + ["COMPLETE"]
+
+
+def test_a_changed_require_is_a_change(place) -> None:
+    """What is not allowed any more would stay the best one."""
+    study = a_study(place, GOOD)
+    go(place, study)
+    text = (study / "study.toml").read_text("utf-8")
+    (study / "study.toml").write_text(text.replace("[study]", '[study]\nrequire = ["x > 0.1"]'), "utf-8")
+    assert "has changed since it began: require." in go(place, study, "--n-trials", "4", code=2).said
 
 
 def test_failed_trials_run_again(place) -> None:
@@ -151,7 +222,8 @@ def test_kept_files_are_read_again(place) -> None:
     starts = len(place.events("tiny", "start"))
     assert [row["value"] for row in place.rows()] == ["2.0"] * 3
     (study / "study.toml").write_text(text.replace('json = "x"', rule.format("first")), "utf-8")
-    said = go(place, study, "--reread").said
+    said = go(place, study, "--reread", "--n-trials", "9").said
+    assert "--reread reads what a study has" in go(place, study, "--reread", "--new", "other", code=2).said
     assert "3 trials were read again, 3 of them with another result" in said
     assert [row["value"] for row in place.rows()] == ["1.0"] * 3
     assert len(place.events("tiny", "start")) == starts

@@ -135,10 +135,10 @@ def test_a_living_drivers_and_a_kept_cluster_say_whose_they_are(desk: Desk) -> N
 
 
 def test_it_asks_first(desk: Desk) -> None:
-    """Without --yes and without an answer nothing is ended."""
+    """Without --yes and where nobody can answer nothing is ended."""
     lease = desk.orphan()
-    driver = desk.run("stop", lease.job_id, code=130)
-    assert "End it?" in driver.said
+    driver = desk.run("stop", lease.job_id, code=2)
+    assert "--yes ends it without asking" in driver.said
     assert desk.leases.cluster_of(lease) == "running"
     assert desk.leases.journal("stop_asked") == []
 

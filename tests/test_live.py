@@ -165,5 +165,7 @@ def test_best_lines() -> None:
     none = {"best": [], "trials": {"FAIL": 1}}
     assert best_line(summary | none).startswith("No trial is complete (1 FAIL).")
     assert best_line(summary | {"baseline": {"values": {"drag": 0.2}}}).endswith("; the baseline has drag = 0.2")
+    outside = {"values": {"drag": 0.2}, "feasible": False}
+    assert best_line(summary | {"baseline": outside}).endswith("drag = 0.2, and does not meet the constraints")
     two = summary | {"objectives": {"drag": "minimize", "lift": "maximize"}, "best": [best, best]}
     assert best_line(two) == "2 trials that no other one beats (2 COMPLETE, 1 FAIL)."

@@ -13,10 +13,10 @@ import pytest
 from persistent_runner.errors import (
     AttemptLost,
     BudgetSpent,
-    CommandFailed,
     ConnectionLost,
     JobStopped,
     LeaseLost,
+    SetupFailed,
 )
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.lease.guard import Budget
@@ -140,13 +140,19 @@ def test_a_setup_of_which_a_file_changed_runs(pools: Pools) -> None:
 
 
 def test_a_failed_setup(pools: Pools) -> None:
-    """A setup that fails ends the start with its command, its last lines and where the log is."""
-    lease = pools.lease(Setup((), "echo no such package; exit 9", pools.folder))
+    """It says its command, its last lines and where the log is; the next start on the same cluster runs it again."""
+    lease = pools.lease(Setup((), 'echo no such package; [ -e "$HOME/mended" ] || exit 9', pools.folder))
     with pytest.raises(
-        CommandFailed, match=r"the setup: `echo no[^`]*` ended with exit code 9 [\s\S]*no such package"
+        SetupFailed, match=r"the setup: `[^`]*` ended with exit code 9 [\s\S]*no such package"
     ) as caught:
         pools.pool(lease)
     assert str(pools.folder / "setup") in caught.value.remedy
+    assert lease.connection.run(f"ls -d work/study.1/{caught.value.directory}", hide=True).ok
+    with pytest.raises(SetupFailed):
+        pools.pool(lease)
+    lease.connection.run("touch mended")
+    pool = pools.pool(lease)
+    assert pool.submit(0, 1, lambda work: work.run("basename $SETUP_DIR").output).result(60).startswith("setup-")
 
 
 def test_stop(pools: Pools) -> None:

@@ -43,7 +43,7 @@ finish() {
 timeout "$CAP" sleep inf >/dev/null 2>&1 </dev/null & S=$!
 trap 'finish signal' TERM INT HUP
 echo "KEEPER-START @NAME@: tick $T s; ends after $IDLE ticks without a beat, $BUSY with a command, $BUDGET in all"
-last=/ miss=0 age=0
+last=/ miss=0 age=0; { echo 0 >tick; } 2>/dev/null
 while kill -0 "$S" 2>/dev/null; do
   sleep "$T" >/dev/null 2>&1 </dev/null & K=$!; wait "$K"; K=
   age=$((age+1)); { echo "$age" >tick; } 2>/dev/null

@@ -199,7 +199,7 @@ class WorkDir:
             if problem:
                 raise ResultMissing(
                     f"{self._label}: {output.path!r} is not pulled: it is {problem}",
-                    remedy="Let the command write a regular file with a plain name.",
+                    remedy="Let the command write a regular file, under a name that only it has here.",
                 )
             return self._bring(output)
 

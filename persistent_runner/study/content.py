@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.inputs import checksum, walk_inputs
+from persistent_runner.study.storage import differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PARTS = ("deck", "setup", "command", "readers")
+PARTS = ("deck", "setup", "command", "readers", "require")
 _CHOICES = (
     "--new NAME begins a new study; --accept-changed goes on with this one, where the change does not touch the "
     "numbers; --retry-failed goes on as well, and runs the designs of failed trials again; --reread, where only the "
@@ -26,7 +27,7 @@ _CHOICES = (
 )
 
 Content = dict[str, dict[str, str]]
-"""Part (deck, setup, command, readers): name of a file or a key: SHA-256."""
+"""Part (deck, setup, command, readers, require): name of a file or a key: SHA-256."""
 
 
 def content_of(spec: StudySpec) -> Content:
@@ -45,6 +46,7 @@ def content_of(spec: StudySpec) -> Content:
         "setup": _files(spec, setup.inputs) | {"command": _text(setup.command)},
         "command": command,
         "readers": readers,
+        "require": {"require": _text(spec.study.require)},
     }
 
 
@@ -57,10 +59,11 @@ def changes(before: Mapping[str, Mapping[str, str]], now: Content) -> dict[str, 
     """Return each part that differs, with the names of what was changed, added or removed in it."""
     found = {}
     for part, entries in now.items():
-        old = before.get(part, {})
+        if (old := before.get(part)) is None:  # written by a version that did not look at it
+            continue
         names = [name for name in dict.fromkeys([*old, *entries]) if old.get(name) != entries.get(name)]
         if names:
-            found[part] = f"{part} ({', '.join(names)})"
+            found[part] = part if names == [part] else f"{part} ({', '.join(names)})"
     return found
 
 
@@ -89,6 +92,19 @@ def check_unchanged(spec: StudySpec, folder: RunFolder, counts: Mapping[str, int
     if folder.content != now:
         folder.set_content(now)
     return now
+
+
+def refused(spec: StudySpec, folder: RunFolder) -> list[str]:
+    """Return what has changed since the study that a folder holds began, for which a start would be refused.
+
+    The folder is only looked at.
+    """
+    if not folder.look():
+        return []
+    found = list(differences(folder.fingerprint or {}, spec.fingerprint())) if folder.fingerprint else []
+    if folder.content is not None and folder.has_complete:
+        found += changes(folder.content, content_of(spec)).values()
+    return found
 
 
 def _files(spec: StudySpec, inputs: Sequence[str]) -> dict[str, str]:

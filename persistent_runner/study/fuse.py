@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 from optuna.trial import TrialState
 
 from persistent_runner.study.proposals import StudyFailed
+
+log = logging.getLogger(__name__)
 
 
 class Fuse:
@@ -13,6 +18,16 @@ class Fuse:
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._failures = 0
+        self._said = ""
+
+    def say(self, number: int, message: str, remedy: str) -> None:
+        """Log why a trial failed; for the same cause as the last one in one line."""
+        cause = re.sub(r"\d+", "", message)  # but for numbers of trials, values and lines
+        if cause == self._said:
+            log.warning("trial %d failed as the one before did: %s", number, message.splitlines()[0])
+        else:
+            log.warning("%s", "\n".join(filter(None, (message, remedy))))
+        self._said = cause
 
     def saw(self, state: TrialState) -> None:
         """Count a trial's end; any other one than a failure begins anew."""

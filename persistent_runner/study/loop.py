@@ -19,7 +19,15 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import AttemptLost, BudgetSpent, ConnectionLost, LeaseLost, RunnerError, TrialFailed
+from persistent_runner.errors import (
+    AttemptLost,
+    BudgetSpent,
+    ConnectionLost,
+    LeaseLost,
+    ResultMissing,
+    RunnerError,
+    TrialFailed,
+)
 from persistent_runner.redaction import redact
 from persistent_runner.study.fuse import Fuse
 from persistent_runner.study.outbox import Outbox
@@ -288,9 +296,12 @@ class Loop:
                 return
             # A reader of files does not know whose they are.
             message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
-            log.warning("%s", "\n".join(filter(None, (message, error.remedy))))
+            remedy = error.remedy
+            if isinstance(error, ResultMissing):
+                remedy += f"\nIts files here: {self._folder.path / f'trials/{number:05d}'}"
+            self._fuse.say(number, message, remedy)
             self._commit(running, TrialState.FAIL, seconds, failure=message)
-            self._blow_fuse(message, error.remedy)
+            self._blow_fuse(message, remedy)
         except (AttemptLost, LeaseLost, ConnectionLost) as error:
             self._again(running, error, seconds)
         except RunnerError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from persistent_runner.errors import TrialFailed
+from persistent_runner.errors import ResultMissing, TrialFailed
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
 
@@ -102,24 +102,39 @@ class CommandObjective:
             if glob.has_magic(pattern):
                 work.pull_all(pattern)
             else:
-                work.pull(pattern)
+                _pull(work, pattern, "[trial] outputs names it")
         for name in spec.metric_files:
-            work.pull(name)
+            readers = ", ".join(metric for metric, extract in spec.metrics.items() if extract.file == name)
+            _pull(work, name, f"[metrics] {readers} reads it")
         outcome = self.read(trial.params, work.folder)
         if self.tells_what_is_left:
             self.tells_what_is_left = False
             log.info("%s", _left_text(work.left(), work.folder))
+            readings = self._readings(trial.params, work.folder)
+            for name in spec.metrics:
+                reading = readings.reading(name)
+                log.info("%s = %.10g  (%s)", name, reading.value, reading.note)
         return outcome
+
+    def _readings(self, params: Mapping[str, Any], folder: Path) -> Readings:
+        return Readings(folder, self._spec.metrics, functions=self._functions, parameters=self.parameters(params))
 
     def read(self, params: Mapping[str, Any], folder: Path) -> Outcome:
         """Return what the files of a trial say, below its local folder; ResultMissing where a number is not there."""
-        spec, parameters = self._spec, self.parameters(params)
-        metrics = Readings(folder, spec.metrics, functions=self._functions, parameters=parameters).numbers()
+        spec, metrics = self._spec, self._readings(params, folder).numbers()
         return Outcome(
             values=tuple(metrics[name] for name in spec.objective_names),
             metrics=metrics,
             constraints={name: bounds.violation(metrics[name]) for name, bounds in spec.constraints.items()},
         )
+
+
+def _pull(work: Work, name: str, wanted: str) -> None:
+    """Fetch a file; ResultMissing says who wants it."""
+    try:
+        work.pull(name)
+    except ResultMissing as error:
+        raise ResultMissing(f"{error.message}; {wanted}", remedy=error.remedy) from None
 
 
 def _left_text(left: Mapping[str, int], folder: Path) -> str:

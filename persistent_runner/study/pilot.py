@@ -12,28 +12,33 @@ from persistent_runner.study.proposals import StudyFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from persistent_runner.errors import TrialFailed
+    from persistent_runner.errors import SetupFailed, TrialFailed
     from persistent_runner.study.run_folder import RunFolder
 
 _END = 1 << 14  # bytes of a log, of which the last lines are shown
-_NEXT = (
-    "Mend it and run the same line: it goes on, and on the same cluster while that is kept. If it fails again with "
-    "nothing changed, it counts as failed and the study goes on."
-)
+_AGAIN = "Mend it and run the same line: it goes on, and on the same cluster while that is kept."
+_NEXT = f"{_AGAIN} If it fails again with nothing changed, it counts as failed and the study goes on."
+_READ = "Where only the readers in [metrics] are wrong, --reread takes the numbers from these files and runs nothing."
 
 
 class PilotFailed(StudyFailed):
-    """The first trial failed; its cluster is kept for a while, so that the next start goes on there."""
+    """The first trial, or the setup before it, failed; the cluster is kept for a while, for the next start."""
+
+
+def before_the_first(error: SetupFailed, way_in: Callable[[str], str]) -> PilotFailed:
+    """Return what ends a start whose setup has failed before the first trial."""
+    lines = [error.remedy, f"On the cluster: {way_in(error.directory)}", _AGAIN]
+    return PilotFailed(error.message, remedy="\n".join(filter(None, lines)))
 
 
 class Pilot:
     """While no trial of a study is complete, one runs alone, and its failure ends the start.
 
     It is told to the study only when a start with the same `digest` of deck, setup, command and readers has failed
-    before. `way_in(number, attempt)` is the line that leads into an attempt's directory.
+    before. `way_in(directory)` is the line that leads into an attempt's directory.
     """
 
-    def __init__(self, folder: RunFolder, digest: str, way_in: Callable[[int, int], str]) -> None:
+    def __init__(self, folder: RunFolder, digest: str, way_in: Callable[[str], str]) -> None:
         self._folder = folder
         self._digest = digest
         self._way_in = way_in
@@ -43,18 +48,21 @@ class Pilot:
         """Return what ends the start after a failure of the trial that runs alone; None where it is to be told."""
         if self._is_known:
             return None
-        self._folder.commit(kind="pilot", trial=number, attempt=attempt, digest=self._digest)
+        is_read = isinstance(error, ResultMissing)
+        self._folder.commit(kind="pilot", trial=number, attempt=attempt, digest=self._digest, ran=is_read)
         message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
         folder = self._folder.path / f"trials/{number:05d}"
-        if isinstance(error, ResultMissing):  # many a solver ends with 0 whatever has happened
+        if is_read:  # many a solver ends with 0 whatever has happened
             logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))
             for path in logs[-1:]:
                 message += f"\nThe last lines of the log:\n{last_lines(printable(path.read_bytes()[-_END:]))}"
+        way_in = self._way_in(f"{number:05d}.{attempt}")
         lines = [
             error.remedy,
             f"Its files here: {folder}",
-            f"On the cluster: {self._way_in(number, attempt)}",
+            f"On the cluster: {way_in}",
             _NEXT,
+            _READ if is_read else "",
         ]
         return PilotFailed(
             f"The first trial failed, so no other one was started.\n{message}", remedy="\n".join(filter(None, lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -51,10 +52,16 @@ def reread(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> optuna.St
     for key, value in study.user_attrs.items():
         fresh.set_user_attr(key, value)
     count = changed = 0
+    # The first trial of a study, whose command has ended well and whose numbers were not found, waits to run again.
+    waiting = {it["trial"]: it["attempt"] for it in folder.journal() if it["kind"] == "pilot" and it.get("ran")}
     for trial in study.get_trials(deepcopy=False):
         again = trial
-        if trial.state in {TrialState.COMPLETE, TrialState.FAIL} and owner(trial) == folder.run_id:
+        is_ours = owner(trial) == folder.run_id
+        if is_ours and trial.state in {TrialState.COMPLETE, TrialState.FAIL}:
             again = _read(objective, trial, folder)
+        elif is_ours and trial.state == TrialState.WAITING and trial.number in waiting:
+            again = _read_first(objective, trial, folder, waiting[trial.number])
+        if again is not trial:
             count += 1
             changed += (again.state, again.values) != (trial.state, trial.values)
         if not is_rejected(trial) and again is not trial:
@@ -64,7 +71,8 @@ def reread(spec: StudySpec, study: optuna.Study, folder: RunFolder) -> optuna.St
     _close(study._storage)  # noqa: SLF001 - Optuna has no public way to close a study
     folder.database.replace(folder.database.with_name("study.db.before"))
     path.replace(folder.database)
-    log.info("%d trials were read again, %d of them with another result", count, changed)
+    were = "trial was" if count == 1 else "trials were"
+    log.info("%d %s read again, %d of them with another result", count, were, changed)
     return open_study(spec, folder)
 
 
@@ -84,6 +92,20 @@ def _read(objective: CommandObjective, trial: optuna.trial.FrozenTrial, folder: 
     facts |= {"metrics": outcome.metrics, "failure": ""}
     again.system_attrs = kept | {_CONSTRAINT + name: value for name, value in outcome.constraints.items()}
     return again
+
+
+def _read_first(
+    objective: CommandObjective, trial: optuna.trial.FrozenTrial, folder: RunFolder, attempt: int
+) -> optuna.trial.FrozenTrial:
+    """Return the trial that runs alone as its files say now; as it was, with a word why, where they say nothing."""
+    ran = copy.deepcopy(trial)
+    ran.datetime_complete = datetime.now()  # noqa: DTZ005 - Optuna's times are local ones
+    ran.user_attrs[USER_ATTRIBUTE] |= {"failure": "", "attempts": attempt, "folder": f"trials/{trial.number:05d}"}
+    again = _read(objective, ran, folder)
+    if again.state == TrialState.COMPLETE:
+        return again
+    log.warning("%s", again.user_attrs[USER_ATTRIBUTE]["failure"])
+    return trial
 
 
 def _commit(folder: RunFolder, trial: optuna.trial.FrozenTrial) -> None:

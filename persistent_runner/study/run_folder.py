@@ -162,13 +162,14 @@ class RunFolder:
             theirs.setLevel(before[1])
             theirs.propagate = before[2]
 
-    def _open(self) -> None:
+    def look(self) -> bool:
+        """Read what the folder holds, which need not be held for it; return whether it holds a run at all.
+
+        ConfigError for one that cannot be used.
+        """
         path = self.path / "run.json"
         if not path.exists():
-            self.run_id = secrets.token_hex(4)
-            (self.path / "journal.jsonl").touch()
-            self._write_run()
-            return
+            return False
         try:
             found = json.loads(path.read_text("utf-8"))
             version, self.run_id, study = int(found["version"]), str(found["run_id"]), str(found["study"])
@@ -186,6 +187,20 @@ class RunFolder:
             )
         self.fingerprint = found.get("fingerprint")
         self.content = found.get("content")
+        return True
+
+    @property
+    def has_complete(self) -> bool:
+        """Whether the journal has a complete trial; it is only looked at, and may be written meanwhile."""
+        with contextlib.suppress(OSError):
+            return b'"state": "COMPLETE"' in (self.path / "journal.jsonl").read_bytes()
+        return False
+
+    def _open(self) -> None:
+        if not self.look():
+            self.run_id = secrets.token_hex(4)
+            (self.path / "journal.jsonl").touch()
+            self._write_run()
 
     @staticmethod
     def run_at(path: Path) -> str | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
-_ANOTHER_STUDY = "Put the settings back, or begin a new study: another [study] name, or --runs-dir."
+_ANOTHER_STUDY = "Put the settings back, or begin a new study with --new NAME."
 
 
 def open_storage(storage: str, database: Path) -> BaseStorage:
@@ -154,21 +154,33 @@ def folder_of(study: optuna.Study, first: Path) -> Iterator[RunFolder]:
 def _refuse_changed(spec: StudySpec, which: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     if before not in (None, now):
         raise ConfigError(
-            f"{spec.file}: {which} was begun with other settings: " + "; ".join(_differences(before, now)),
+            f"{spec.file}: {which} was begun with other settings: " + "; ".join(differences(before or {}, now)),
             remedy=_ANOTHER_STUDY,
         )
 
 
-def _differences(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> Iterator[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each setting in which two fingerprints differ, as study.toml has it."""
     for table, entries in now.items():
-        old = (before or {}).get(table) or {}
+        old = before.get(table) or {}
         for key in dict.fromkeys([*old, *entries]):
-            if old.get(key) != entries.get(key):
-                yield f"[{table}] {key} was {_said(old.get(key))}, now {_said(entries.get(key))}"
+            was, has = old.get(key), entries.get(key)
+            if isinstance(was, dict) and isinstance(has, dict):
+                names = [name for name in dict.fromkeys([*was, *has]) if was.get(name) != has.get(name)]
+                parts = [f"{name} was {_said(was.get(name))}, now {_said(has.get(name))}" for name in names]
+                yield from [f"[{table}] {key}: {', '.join(parts)}"] if parts else []
+            elif was != has:
+                yield f"[{table}] {key} was {_said(was)}, now {_said(has)}"
 
 
 def _said(value: object) -> str:
-    return "absent" if value is None else json.dumps(value)
+    """Return a part of a fingerprint as study.toml has it."""
+    if value is None:
+        return "absent"
+    if isinstance(value, dict):
+        parts = [f"{name} = {_said(part)}" for name, part in value.items() if part is not None and part is not False]
+        return f"{{ {', '.join(parts)} }}"
+    return json.dumps(value)
 
 
 def derived_seed(seed: int | None, trials: int, run: str = "") -> int | None:

@@ -149,12 +149,16 @@ def test_it_is_not_adopted_where_its_time_does_not_fit(folder: str, local: Lease
 def test_its_own_folder_leaves_it_to_the_others(local: Leases, caplog: pytest.LogCaptureFixture) -> None:
     """Who asked for it to be kept and starts again without a use for it has not asked for its end."""
     lease = kept(local)
-    for wanted in (None, Wanted({"cores": 4})):
+    another = local.request().terms | {"env": "another"}
+    for wanted, why in (
+        (None, ""),
+        (Wanted(another), " and is not used: this start asks for another env"),
+        (Wanted(local.request().terms, needs=2 * HOUR), " and is not used: it has too little time left for a trial"),
+    ):
         caplog.clear()
         assert local.settler().settle(wanted) is None
-        assert (
-            f"Job {lease.job_id} of an earlier start ({local.study}) still runs. It ends by itself by " in caplog.text
-        )
+        told = f"Job {lease.job_id} of an earlier start ({local.study}) still runs{why}. It ends by itself by "
+        assert told in caplog.text
     assert local.ledger.entries()[0].state == "kept"
     assert local.cluster_of(lease) == "running"
     assert local.journal("stop_asked") == []

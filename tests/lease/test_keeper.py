@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,6 +141,12 @@ def launch(shell: str, tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 # -- limits
+
+
+def test_the_count_is_there_from_the_start(launch: Callable[..., Job]) -> None:
+    """Whoever goes on with a young cluster learns its age at once, and not after its first tick."""
+    job = launch(replace(switch(), tick_seconds=600))
+    assert until(lambda: (job.folder / "tick").exists() and (job.folder / "tick").read_text(), job.log) == "0\n"
 
 
 def test_no_first_beat(launch: Callable[..., Job]) -> None:

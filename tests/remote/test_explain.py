@@ -138,6 +138,12 @@ def test_a_word_that_could_drive_a_terminal() -> None:
         ("a\nb -x", b"said\npersistent_runner: line 2 failed: b -x\n", "`b -x` (line 2 of the command)", "    said"),
         ("b -x", b"persistent_runner: line 1 failed: b -x\n", "`b -x`", "    (it printed nothing)"),
         ("a\nb", b"said\n", "`a`", "    said"),
+        (  # bash names the last one of a pipe, whichever failed
+            "a\nb | tee log",
+            b"persistent_runner: line 2 failed: tee log\n",
+            "`b | tee log` (line 2 of the command)",
+            "    (it printed nothing)",
+        ),
         ("", b"", "``", "    (it printed nothing)"),
     ],
 )

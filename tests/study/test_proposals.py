@@ -10,7 +10,8 @@ from optuna.trial import TrialState
 
 from persistent_runner.study import proposals as module
 from persistent_runner.study.design import DesignSpace
-from persistent_runner.study.proposals import Proposals, StudyFailed, is_rejected
+from persistent_runner.study.proposals import Proposals, StudyFailed, is_rejected, put_failed, retried
+from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.samplers import make_sampler
 from persistent_runner.study.space import FloatParameter, IntParameter
@@ -89,3 +90,22 @@ def test_a_sampler_that_finds_nothing_allowed_ends_the_study(
         assert proposals.next() is None
     with pytest.raises(StudyFailed, match=r"5 designs in a row .* x < 0 \(x = 0\.\d\) does not hold"):
         proposals.next()
+
+
+def test_a_baseline_that_failed_is_the_baseline_when_it_runs_again(folder: RunFolder) -> None:
+    """Otherwise nothing would be compared with it any more."""
+    designs = DesignSpace(SPACE)
+    study = a_study("random", designs, folder)
+    for baseline in (True, False):
+        trial = optuna.trial.create_trial(
+            state=TrialState.FAIL,
+            params={"x": 0.1, "n": 3},
+            distributions=designs.distributions,
+            user_attrs={USER_ATTRIBUTE: {"run": folder.run_id} | ({"baseline": True} if baseline else {})},
+        )
+        study.add_trial(trial)
+    put_failed(study, folder)
+    proposals = Proposals(study, folder, designs)
+    asked = [found[0] for found in (proposals.next(), proposals.next()) if found is not None]
+    assert [Proposals.mark(trial) for trial in asked] == [{"baseline": True}, {}]
+    assert retried(folder) == 2

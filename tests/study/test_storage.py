@@ -91,14 +91,16 @@ def test_a_changed_study_is_refused_with_the_difference(folder, spec_of) -> None
     """Other bounds, another direction or another choice would mix two studies: each difference is said."""
     open_study(spec_of(), folder)
     for change, said in (
-        ("space.x.high=2.0", '[space] x was {"type": "float", "low": 0.0, "high": 1.0'),
+        ("space.x.high=2.0", "begun with other settings: [space] x: high was 1.0, now 2.0"),
         ('objectives.y="maximize"', '[objectives] y was "minimize", now "maximize"'),
-        ('space.alloy.choices=["a", "c"]', '"choices": ["a", "c"]'),
+        ('space.alloy.choices=["a", "c"]', '[space] alloy: choices was ["a", "b"], now ["a", "c"]'),
+        ("space.z=3.0", "[space] z was absent, now 3.0"),
+        ('space.x={type="int",low=0,high=1}', '[space] x: type was "float", now "int"'),
     ):
         with pytest.raises(ConfigError) as caught:
             open_study(spec_of(change), folder)
         assert said in caught.value.message
-        assert "--runs-dir" in caught.value.remedy
+        assert "--new NAME" in caught.value.remedy
     open_study(spec_of("study.n_trials=9", "cluster.cores=4"), folder)  # these may change
 
 
