@@ -19,6 +19,7 @@
     +-- TrialFailed               the design or its run                           tell FAIL, go on
         +-- CommandFailed         exit code, last lines, path of the whole log
         +-- CommandTimedOut       its process tree was killed
+        +-- CommandStalled        likewise, after it had printed nothing for long
         +-- ResultMissing         file, rule and the nearest lines
 
 The lower floors translate foreign exceptions into these; nobody above them sees paramiko's or requests' own.
@@ -161,6 +162,10 @@ class CommandFailed(TrialFailed):
 
 class CommandTimedOut(TrialFailed):
     """A command reached its time-out; its process tree was killed."""
+
+
+class CommandStalled(TrialFailed):
+    """A command printed nothing for too long; its process tree was killed."""
 
 
 class ResultMissing(TrialFailed):

@@ -3,7 +3,7 @@
 It claims commands (`mkdir`), starts each under a supervisor of its own, reports exits and ends with its channel; the
 supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (zlib if `z`).
 
-    run   attempt seq hash script env cores timeout files outputs inline follow seldom  -> logs* exit
+    run   attempt seq hash script env cores timeout stall files outputs inline follow seldom  -> logs* exit
     kill  attempt seq                                                              -> done
     put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes)                                             -> done
@@ -395,9 +395,19 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
 
 
 def run_tree(
-    argv: List[str], env: Dict[str, str], work: str, umask: int, report: int, until: Optional[float], grace: float
+    argv: List[str],
+    env: Dict[str, str],
+    work: str,
+    umask: int,
+    report: int,
+    timeout: Optional[float],
+    stall: Optional[float],
+    grace: float,
 ) -> Tuple[str, int, int]:
-    """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process)."""
+    """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process).
+
+    It is ended after `timeout` seconds, and after `stall` seconds in which the log, which is fd 1, has not grown.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -415,8 +425,12 @@ def run_tree(
             os._exit(127)
 
     status, peak, state = None, 0, "done"  # type: Optional[int], int, str
+    begun = grown = time.monotonic()
+    printed = 0
     while True:
-        left = max(0.0, until - time.monotonic()) if until else 3600.0
+        left = stall / 8 if stall else 3600.0  # by so much a stall is noticed late
+        if timeout:
+            left = max(0.0, min(left, begun + timeout - time.monotonic()))
         asked = wait_signal([signal.SIGTERM, signal.SIGCHLD], left) == signal.SIGTERM
         while True:  # the command, and orphans that came to this subreaper
             try:
@@ -429,8 +443,14 @@ def run_tree(
                 status, peak = code, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if status is not None:
             break
-        if asked or (until and time.monotonic() >= until):
+        now, size = time.monotonic(), os.fstat(1).st_size
+        if size != printed:
+            printed, grown = size, now
+        if asked or (timeout and now >= begun + timeout):
             state = "killed" if asked else "timeout"
+            break
+        if stall and now >= grown + stall:
+            state = "stalled"
             break
     if not sweep(signal.SIGTERM, time.monotonic() + grace):
         sweep(signal.SIGKILL, time.monotonic() + 10)
@@ -446,6 +466,7 @@ def supervise(
     env: Dict[str, str],
     umask: int,
     timeout: Optional[float],
+    stall: Optional[float],
     patterns: List[str],
     grace: float,
     running: str,
@@ -489,7 +510,7 @@ def supervise(
     if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
         state, code, peak = "killed", 128 + signal.SIGTERM, 0
     else:
-        state, code, peak = run_tree(argv, env, work, umask, report, begun + timeout if timeout else None, grace)
+        state, code, peak = run_tree(argv, env, work, umask, report, timeout, stall, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
@@ -825,6 +846,7 @@ class Agent(object):
                         env,
                         self.umask,
                         header.get("timeout"),
+                        header.get("stall"),
                         header["outputs"],
                         self.config["grace"],
                         self.entry(command),

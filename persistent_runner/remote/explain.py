@@ -1,11 +1,19 @@
-"""What the exit code of a command says, in words, with what its log adds to it."""
+"""What the end of a command says, in words, with what its log adds to it."""
 
 from __future__ import annotations
 
 import re
 import signal
+from typing import TYPE_CHECKING
 
+from persistent_runner.duration import format_duration
+from persistent_runner.errors import CommandFailed, CommandStalled, CommandTimedOut
 from persistent_runner.printable import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from persistent_runner.remote.frames import Exit
 
 _LAST_LINES = 10  # of a log that are shown
 _LONGEST = 200  # characters of a line of a command that is shown whole
@@ -23,6 +31,32 @@ _WINDOWS = (
     "a script's first line names an interpreter that the node does not have, as it does with Windows line ends",
     "Save the script with LF line ends (dos2unix), or name an interpreter that is there.",
 )
+
+
+def failure_of(
+    label: str, command: str, ended: Exit, log: Path, *, timeout: float | None, stall: float | None
+) -> CommandFailed | CommandTimedOut | CommandStalled:
+    """Return what stands for a command that did not end well; `log` is its whole log, the times are in seconds."""
+    step, told = failed_step(command, ended.log_tail)
+    what, remedy = f"{label}: {step}", f"The whole log: {log}"
+    if ended.state == "timeout":
+        limit = format_duration(timeout or 0)
+        return CommandTimedOut(
+            f"{what} passed its time-out of {limit} and was killed; its last lines:\n{told}", remedy=remedy
+        )
+    if ended.state == "stalled":
+        silence = format_duration(stall or 0)
+        return CommandStalled(
+            f"{what} printed nothing for {silence} and was killed; its last lines:\n{told}", remedy=remedy
+        )
+    meaning, help_for_it = explained(ended.code, ended.log_tail)
+    return CommandFailed(
+        f"{what} ended with exit code {ended.code}{meaning} after {format_duration(ended.seconds)}; "
+        f"its last lines:\n{told}",
+        remedy=f"{help_for_it} {remedy}".strip(),
+        exit_code_of_command=ended.code,
+        log=str(log),
+    )
 
 
 def explained(code: int, log: bytes) -> tuple[str, str]:

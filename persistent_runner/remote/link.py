@@ -139,6 +139,7 @@ class Link:
         env: dict[str, str],
         cores: int,
         timeout: float | None,
+        stall: float | None,
         files: Sequence[tuple[str, bytes | SharedFile, int]],
         outputs: Sequence[str],
         setup: str | None = None,
@@ -148,9 +149,10 @@ class Link:
         """Start a command, or join it when it was started before; the future gives its exit.
 
         `files` are (path below the working directory, content, mode) and travel in the same frame, a shared file by its
-        name alone; `timeout` is in seconds and kept by the node; `on_log` gets (offset, bytes) of the log in order and
-        once (with `seldom` the newest once a second alone; what is printed last is in the exit's tail), before the
-        future is done, in the thread that reads the link: it must neither wait nor raise.
+        name alone; `timeout` is in seconds and kept by the node, as is `stall`, how long it may print nothing; `on_log`
+        gets (offset, bytes) of the log in order and once (with `seldom` the newest once a second alone; what is printed
+        last is in the exit's tail), before the future is done, in the thread that reads the link: it must neither wait
+        nor raise.
         """
         entries, body = packed(files)
         header = {
@@ -162,6 +164,7 @@ class Link:
             "env": env,
             "cores": cores,
             "timeout": timeout,
+            "stall": stall,
             "files": entries,
             "outputs": list(outputs),
             "setup": setup,

@@ -13,11 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from persistent_runner.duration import format_duration, parse_duration
+from persistent_runner.duration import parse_duration
 from persistent_runner.errors import (
     AttemptLost,
-    CommandFailed,
-    CommandTimedOut,
     ConnectionLost,
     HostNotProven,
     LeaseLost,
@@ -26,7 +24,7 @@ from persistent_runner.errors import (
 )
 from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
 from persistent_runner.remote import agent, live_log, transfer
-from persistent_runner.remote.explain import explained, failed_step
+from persistent_runner.remote.explain import failure_of
 from persistent_runner.remote.link import RequestRefused
 from persistent_runner.render import Delimiters, render_inputs
 
@@ -146,12 +144,14 @@ class WorkDir:
         command: str,
         *,
         timeout: timedelta | str | None = None,
+        stall: timedelta | str | None = None,
         outputs: Sequence[str] = (),
         on_line: Callable[[str], None] | None = None,
     ) -> CommandResult:
         """Run a command in the working directory and wait for its end.
 
-        Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed.
+        Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed,
+        CommandStalled when it had printed nothing for as long as `stall`.
         `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
         `on_line` gets each line, at most 0.3 s and the way here after it is printed, in the calling thread; what it
         raises ends the process tree and is raised from here.
@@ -159,7 +159,7 @@ class WorkDir:
         self.check()
         if self._seq == 0 and "parameters.json" not in self._pushed:
             self.push()
-        limit = parse_duration(timeout).total_seconds() if timeout is not None else None
+        limit, silence = (None if time is None else parse_duration(time).total_seconds() for time in (timeout, stall))
         seq, self._seq = self._seq, self._seq + 1
         with self._machine():
             if "parameters.json" in self._pushed:  # for people, beside the results
@@ -180,6 +180,7 @@ class WorkDir:
                     command_hash=digest.hexdigest(),
                     script=command,
                     timeout=limit,
+                    stall=silence,
                     files=files,
                     outputs=outputs,
                 )
@@ -187,7 +188,7 @@ class WorkDir:
             self._running = None
         self._manifest = {output.path: output for output in ended.manifest}
         self._listed = frozenset(outputs)
-        return self._result(command, seq, ended, limit)
+        return self._result(command, seq, ended, limit, silence)
 
     def pull(self, name: str) -> Path:
         """Bring one file here and return its path below `folder`; ResultMissing when it is not there."""
@@ -325,28 +326,13 @@ class WorkDir:
             raise
         return started.result()
 
-    def _result(self, command: str, seq: int, ended: Exit, limit: float | None) -> CommandResult:
+    def _result(self, command: str, seq: int, ended: Exit, limit: float | None, silence: float | None) -> CommandResult:
         self.seconds += ended.seconds
         with self._machine():
             path = self._keep_log(seq, ended)
         if ended.state == "done" and ended.code == 0:
             return CommandResult(ended.code, ended.seconds, ended.peak_bytes, path)
-        step, told = failed_step(command, ended.log_tail)
-        what = f"{self._label}: {step}"
-        remedy = f"The whole log: {path}"
-        if ended.state == "timeout":
-            raise CommandTimedOut(
-                f"{what} passed its time-out of {format_duration(limit or 0)} and was killed; its last lines:\n{told}",
-                remedy=remedy,
-            )
-        meaning, help_for_it = explained(ended.code, ended.log_tail)
-        raise CommandFailed(
-            f"{what} ended with exit code {ended.code}{meaning} after {format_duration(ended.seconds)}; "
-            f"its last lines:\n{told}",
-            remedy=f"{help_for_it} {remedy}".strip(),
-            exit_code_of_command=ended.code,
-            log=str(path),
-        )
+        raise failure_of(self._label, command, ended, path, timeout=limit, stall=silence)
 
     def _keep_log(self, seq: int, ended: Exit) -> Path:
         path = live_log.whole_log(self.folder, seq)

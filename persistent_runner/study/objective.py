@@ -47,7 +47,14 @@ class Work(Protocol):
     def push(self, *inputs: str, **parameters: Any) -> None:
         """Put inputs into the working directory, templates rendered with the parameters."""
 
-    def run(self, command: str, *, timeout: timedelta | str | None = None, outputs: Sequence[str] = ()) -> object:
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: timedelta | str | None = None,
+        stall: timedelta | str | None = None,
+        outputs: Sequence[str] = (),
+    ) -> object:
         """Run a command to its end."""
 
     def pull(self, name: str) -> Path:
@@ -96,7 +103,7 @@ class CommandObjective:
         """Run one attempt; raises the TrialFailed that stopped it."""
         spec = self._spec
         work.push(*spec.trial.inputs, **self.parameters(trial.params))
-        work.run(spec.command_text, timeout=spec.trial.timeout, outputs=spec.output_patterns)
+        work.run(spec.command_text, timeout=spec.trial.timeout, stall=spec.trial.stall, outputs=spec.output_patterns)
         # the outputs first: when a number is missing, they show why
         for pattern in spec.trial.outputs:
             if glob.has_magic(pattern):

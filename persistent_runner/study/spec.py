@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _TO_COME = {
     "": {"failures"},
     "study": {"reuse"},
-    "trial": {"stall", "keep_outputs", "stage_ahead"},
+    "trial": {"keep_outputs", "stage_ahead"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 

@@ -156,6 +156,8 @@ class TrialTable(Table):
     """The most trials at a time, such as for licences or memory. Without it, as many as there are cores for."""
     timeout: Duration | None = Field(default=None, examples=["2h"])
     """The longest that the command may take; then it is killed, and the trial fails. Without it there is no limit."""
+    stall: Duration | None = Field(default=None, examples=["20m"])
+    """How long the command may print nothing; then it is killed, and the trial fails. Without it there is no limit."""
     outputs: Annotated[tuple[RelativePath, ...], Field(strict=False)] = Field(
         default=(), examples=[["*.log", "field.vtk"]]
     )

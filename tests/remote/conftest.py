@@ -169,6 +169,7 @@ def start(link: Link, script: str, *, attempt: str = "00000.1", seq: int = 0, **
         "env": {},
         "cores": 1,
         "timeout": None,
+        "stall": None,
         "files": [],
         "outputs": [],
         **options,

@@ -119,7 +119,7 @@ def command(script: str, **options: Any) -> dict[str, Any]:
     """Return a request to run a script."""
     return {
         "t": "run", "id": 1, "attempt": "a.1", "seq": 0, "hash": "h", "script": script, "env": {}, "cores": 1,
-        "timeout": None, "files": [], "outputs": [], "inline": 1 << 18, "follow": None, **options,
+        "timeout": None, "stall": None, "files": [], "outputs": [], "inline": 1 << 18, "follow": None, **options,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import pytest
 from persistent_runner.errors import (
     AttemptLost,
     CommandFailed,
+    CommandStalled,
     CommandTimedOut,
     ConfigError,
     ConnectionLost,
@@ -175,6 +176,16 @@ def test_timeout(site: Site) -> None:
         CommandTimedOut, match=r"passed its time-out of 0.5s and was killed; its last lines:\n    before"
     ):
         site.work().run("echo before; sleep 600", timeout="0.5s")
+    assert site.commands() == set()
+
+
+def test_stall(site: Site) -> None:
+    """A command that prints nothing for too long is killed with its tree; one that prints now and then is not."""
+    talks = "for n in 1 2 3 4 5 6; do echo $n; sleep 0.3; done"
+    with pytest.raises(
+        CommandStalled, match=r"printed nothing for 1s and was killed; its last lines:\n(    \d\n){5}    6"
+    ):
+        site.work().run(f"{talks}; sleep 600", stall="1s", timeout="5m")
     assert site.commands() == set()
 
 

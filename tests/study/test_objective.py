@@ -40,6 +40,7 @@ COMMAND = """
 inputs = ["case/"]
 command = ["factor=2", "python3 solver.py $factor", "echo done > run.log"]
 timeout = "1m"
+stall = "30s"
 outputs = ["*.log"]
 [metrics.lift]
 file = "out.json"
@@ -80,8 +81,15 @@ class OwnMachine:
             target.write_bytes(data)
             target.chmod(mode)
 
-    def run(self, command: str, *, timeout: timedelta | str | None = None, outputs: Sequence[str] = ()) -> None:
-        self.ran.append((command, timeout, outputs))
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: timedelta | str | None = None,
+        stall: timedelta | str | None = None,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        self.ran.append((command, timeout, stall, outputs))
         done = subprocess.run(["bash", "-c", f"set -eo pipefail\n{command}"], cwd=self.place, check=False)
         if done.returncode:
             raise CommandFailed("the command failed", exit_code_of_command=done.returncode)
@@ -131,7 +139,7 @@ def test_a_study_toml_is_an_objective(study: Path, work: OwnMachine) -> None:
     assert outcome.values == (3.0, 4.5)
     assert outcome.metrics == {"lift": 2.0, "area": 4.5, "mass": 3.0}
     assert json.loads((work.place / "parameters.json").read_text()) == {"length": 3, "width": 1.5, "alloy": "$(id)"}
-    assert work.ran == [(spec.command_text, spec.trial.timeout, ["*.log", "out.json", "out.csv"])]
+    assert work.ran == [(spec.command_text, spec.trial.timeout, spec.trial.stall, ["*.log", "out.json", "out.csv"])]
     assert sorted(path.name for path in work.folder.iterdir()) == ["out.csv", "out.json", "run.log"]
 
 

@@ -343,7 +343,6 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
     ("old", "new"),
     [
         ("[study]", "[study]\nreuse = true"),
-        ("[trial]", '[trial]\nstall = "1m"'),
         ("[trial]", '[trial]\nkeep_outputs = "all"'),
         ("[trial]", "[trial]\nstage_ahead = 1"),
         ("[space]", "[failures]\n[space]"),
