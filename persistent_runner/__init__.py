@@ -13,7 +13,7 @@
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands between | faults fault_kinds answers shown control journal durations
     5  study/    spec tables fields toml | space design formula samplers | extract readers tabular functions objective
-         loop proposals pilot fuse stopping tenure outbox progress resume returned | content reread
+         loop proposals pilot failures standby fuse stopping tenure outbox progress resume returned | content reread
          run_folder storage spending summary results | schema reference | deck candidates solver sample new
        rescale/  api fields | client catalogue states transport
     4  pool.py  spread.py                      trials onto nodes; how they share the cores
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         JobStopped,
         LeaseLost,
         NoCapacity,
+        ParametersInvalid,
         PlatformError,
         PlatformRefused,
         PlatformUnavailable,
@@ -78,6 +79,7 @@ __all__ = [
     "LeaseLost",
     "LocalRescale",
     "NoCapacity",
+    "ParametersInvalid",
     "PlatformError",
     "PlatformRefused",
     "PlatformUnavailable",

@@ -17,6 +17,7 @@
     +-- SetupFailed               the command of [setup]                          mend it                        exit 1
     +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
     +-- TrialFailed               the design or its run                           tell FAIL, go on
+        +-- ParametersInvalid     a formula or a field that they do not fit
         +-- CommandFailed         exit code, last lines, path of the whole log
         +-- CommandTimedOut       its process tree was killed
         +-- CommandStalled        likewise, after it had printed nothing for long
@@ -146,6 +147,10 @@ class SetupFailed(RunnerError):
 
 class TrialFailed(RunnerError):
     """One trial did not give its values; the study goes on."""
+
+
+class ParametersInvalid(TrialFailed):
+    """A formula has no value for this design, or a number does not fit where it belongs."""
 
 
 class CommandFailed(TrialFailed):

@@ -170,8 +170,9 @@ def result_table(trials: pd.DataFrame, console: Console, headings: Mapping[str, 
 def _with_feasibility(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with a state that says which trials miss a constraint, and which designs never ran."""
     missed = (rows[[name for name in rows.columns if name.startswith("constraints_")]] > 0).any(axis=1)
-    state = rows["state"].mask(missed & (rows["state"] == "COMPLETE"), "infeasible")
-    return rows.assign(state=state.mask(missed & (rows["state"] == "PRUNED"), "not allowed"))
+    ran = rows["attempts"].notna()
+    state = rows["state"].mask(missed & ran & rows["state"].isin(["COMPLETE", "PRUNED"]), "infeasible")
+    return rows.assign(state=state.mask(missed & ~ran & (rows["state"] == "PRUNED"), "not allowed"))
 
 
 def _one_column_each(rows: pd.DataFrame) -> Table:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.render import Delimiters
     from persistent_runner.study.design import DesignSpace
+    from persistent_runner.study.failures import FailuresTable
     from persistent_runner.study.progress import Progress
     from persistent_runner.study.spec import StudySpec
 
@@ -119,6 +120,7 @@ def _run_trials(
     delimiters: Delimiters | None = None,
     designs: DesignSpace | None = None,
     digest: str | None = None,
+    failures: FailuresTable | None = None,
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
 ) -> Progress:
@@ -174,6 +176,8 @@ def _run_trials(
             price=pool.trial_price,
             catch=catch,
             on_turn=turned,
+            failures=failures,
+            most_idle=cluster.guard.orphan_idle.total_seconds(),
         ).run()
     finally:
         pool.close()
@@ -265,6 +269,7 @@ def run_study(
                             delimiters=spec.trial.template.delimiters,
                             designs=None if spec.trial.objective else spec.designs,
                             digest=None if no_pilot else digest,
+                            failures=spec.failures,
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0

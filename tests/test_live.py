@@ -44,7 +44,7 @@ def trials(count: int) -> pd.DataFrame:
     rows = [
         {"number": n, "state": "FAIL" if n == 1 else "COMPLETE", "value": None if n == 1 else n + 0.123456789}
         | {f"params_{name}": value for name, value in PARAMS.items()}
-        | {"failure": "", "seconds": 1.3243, "folder": f"trials/{n:05d}"}
+        | {"failure": "", "attempts": 1, "seconds": 1.3243, "folder": f"trials/{n:05d}"}
         for n in range(count)
     ]
     return pd.DataFrame(rows)

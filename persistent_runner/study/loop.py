@@ -28,13 +28,15 @@ from persistent_runner.errors import (
     RunnerError,
     TrialFailed,
 )
-from persistent_runner.redaction import redact
+from persistent_runner.study.committed import Results
+from persistent_runner.study.failures import judge, kind_of
 from persistent_runner.study.fuse import Fuse
 from persistent_runner.study.outbox import Outbox
 from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.proposals import Proposals, StudyFailed
-from persistent_runner.study.resume import Attempts, Result, give_back, settle_earlier
-from persistent_runner.study.returned import outcome_of
+from persistent_runner.study.resume import Attempts, give_back, settle_earlier
+from persistent_runner.study.returned import outcome_of, task_of
+from persistent_runner.study.standby import Standby
 from persistent_runner.study.stopping import Stopping
 from persistent_runner.study.tenure import Tenure
 
@@ -44,14 +46,13 @@ if TYPE_CHECKING:
 
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.study.design import DesignSpace
-    from persistent_runner.study.objective import Outcome
+    from persistent_runner.study.failures import FailuresTable
     from persistent_runner.study.pilot import Pilot
     from persistent_runner.study.progress import Limits
     from persistent_runner.study.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # tries of one trial in one start before a machine's fault is told as FAIL
 TURN_SECONDS = 0.5
 REJECTED_A_TURN = 20  # designs that are not allowed, each of which costs an ask
 STOP_SECONDS = 20  # how long trials that were told to stop may take
@@ -67,7 +68,8 @@ class Loop:
     `where` names the machines that attempts run on; `left` is how many seconds these are there for;
     `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to an end of their
     own and `needs` the seconds that one takes, and raises BudgetSpent where it may not. With a `pilot` one trial runs
-    alone until one is complete.
+    alone until one is complete. `failures` are the user's rules for failed trials; while these wait, the cluster may
+    idle for `most_idle` seconds.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class Loop:
         acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
         on_turn: Callable[[Progress], None] = lambda _: None,
         pilot: Pilot | None = None,
+        failures: FailuresTable | None = None,
+        most_idle: float = math.inf,
     ) -> None:
         self._study = study
         self._objective = objective
@@ -102,18 +106,16 @@ class Loop:
         self._interrupts = interrupts
         self._suggests_itself = designs is None
         self._proposals = Proposals(study, folder, designs)
-        self._node = node
         self._where = where
         self._tenure = Tenure(left)
         self._renew_cluster = renew
-        self._price = price
         self._catch = catch
-        self._acknowledge = acknowledge
         self._on_turn = on_turn
         self._pilot = pilot
         self._running: dict[int, Running] = {}
         self._attempts = Attempts()
-        self._lost: dict[int, int] = {}
+        self._failures = failures
+        self._standby = Standby(most_idle, start=self._start_again, give_back=self._give_back)
         self._given_up = 0  # trials that were lost too often
         self._asked = 0
         self._fuse = Fuse(limits.max_consecutive_failures)
@@ -121,6 +123,7 @@ class Loop:
         self._stopping = Stopping(interrupts, stop_running)
         self.progress = Progress(running=self._running)
         self._outbox = Outbox(study, self.progress)
+        self._results = Results(folder, self._outbox, node=node, price=price, acknowledge=acknowledge)
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
@@ -155,13 +158,15 @@ class Loop:
         self._stopping.heed(self.progress, ending=self._fatal is not None)
         self._outbox.deliver()
         self._renew_where_needed()
+        ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
+        self._fatal = self._fatal or ended
         before = self._proposals.rejected
         while (
             self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
         ):
             pass
         if not self._running:
-            return bool(self._tenure.lost) or self._waits_for_storage() or self._may_ask()
+            return bool(self._tenure.lost) or self._waits() or self._may_ask()
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
@@ -185,8 +190,8 @@ class Loop:
         return True
 
     def _may_ask(self) -> bool:
-        room = 1 if self._pilot and not self.progress.complete else self._capacity
-        if self._fatal is not None or self._interrupts.count or self._outbox or len(self._running) >= room:
+        room = self._standby.room(1 if self._pilot and not self.progress.complete else self._capacity)
+        if self._fatal is not None or self._interrupts.count or self._outbox or self._under_way >= room:
             return False
         if self._is_out_of_time() or self.progress.out_of_time or not self._tenure.has_time:
             return False
@@ -213,7 +218,7 @@ class Loop:
             if self._is_ending:
                 self._give_back(running)
             else:
-                self._start(running.trial, running.params)
+                self._start_again(running)
 
     @property
     def _is_ending(self) -> bool:
@@ -245,7 +250,12 @@ class Loop:
         if self._limits.more is not None:
             return self._asked < self._limits.more
         progress, counted = self.progress, self._outbox.stored(self._count)
-        return counted and progress.settled + progress.others + len(self._running) < progress.total
+        return counted and progress.settled + progress.others + self._under_way < progress.total
+
+    @property
+    def _under_way(self) -> int:
+        """The trials of ours that run, or wait to run again."""
+        return len(self._running) + len(self._standby)
 
     def _count(self) -> None:
         self.progress.count(self._study)
@@ -264,18 +274,12 @@ class Loop:
         attempt = self._attempts.begin(number, where)
         self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
         self._folder.event("start", trial=number, attempt=attempt, params=params)
-        self._running[number] = Running(trial, attempt, self._submit(number, attempt, self._task(trial)), params)
+        self._running[number] = Running(
+            trial, attempt, self._submit(number, attempt, task_of(self._objective, trial)), params
+        )
 
-    def _task(self, trial: optuna.Trial) -> Callable[[Any], tuple[object, float]]:
-        objective = self._objective
-
-        def task(workdir: Any) -> tuple[object, float]:
-            begun = time.monotonic()
-            returned = objective(trial, workdir)
-            # What an earlier start had begun, and this one only joined, took longer than the wait for it.
-            return returned, max(time.monotonic() - begun, workdir.seconds)
-
-        return task
+    def _start_again(self, running: Running) -> None:
+        self._start(running.trial, running.params)
 
     # -- the end of an attempt
 
@@ -289,19 +293,7 @@ class Loop:
         except optuna.TrialPruned as pruned:
             self._commit(running, TrialState.PRUNED, seconds, failure=str(pruned))
         except TrialFailed as error:
-            pilot = self._pilot if self._pilot and not self.progress.complete else None
-            if ended := pilot and pilot.ends(number, running.attempt, error):
-                self._give_back(running)
-                self._fatal = self._fatal or ended
-                return
-            # A reader of files does not know whose they are.
-            message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
-            remedy = error.remedy
-            if isinstance(error, ResultMissing):
-                remedy += f"\nIts files here: {self._folder.path / f'trials/{number:05d}'}"
-            self._fuse.say(number, message, remedy)
-            self._commit(running, TrialState.FAIL, seconds, failure=message)
-            self._blow_fuse(message, remedy)
+            self._settle_failed(running, error, seconds)
         except (AttemptLost, LeaseLost, ConnectionLost) as error:
             self._again(running, error, seconds)
         except RunnerError as error:
@@ -321,14 +313,45 @@ class Loop:
         else:
             self._commit(running, TrialState.COMPLETE, seconds, outcome=outcome)
 
+    def _settle_failed(self, running: Running, error: TrialFailed, seconds: float) -> None:
+        """Tell a failure of the design; what is none runs again, and the first trial's ends the start."""
+        number = running.trial.number
+        folder = self._folder.path / f"trials/{number:05d}"
+        verdict = judge(error, folder, self._failures)
+        # A reader of files does not know whose they are.
+        message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+        if self._standby.takes(running, verdict, message, together=self._under_way, is_ending=self._is_ending):
+            return
+        pilot = self._pilot if self._pilot and not self.progress.complete else None
+        if verdict.action == "fail" and (ended := pilot and pilot.ends(number, running.attempt, error)):
+            self._give_back(running)
+            self._fatal = self._fatal or ended
+            return
+        here = f"Its files here: {folder}" if isinstance(error, ResultMissing) else ""
+        remedy = "\n".join(filter(None, (error.remedy, here)))
+        self._fuse.say(number, message, remedy)
+        infeasible = verdict.action == "infeasible"
+        self._commit(
+            running,
+            TrialState.PRUNED if infeasible else TrialState.FAIL,
+            seconds,
+            failure=f"{verdict.kind}: {message}",
+            constraints={"failure": 1.0} if infeasible else {},
+        )
+        if not infeasible:
+            self._blow_fuse(message, remedy)
+
     def _again(self, running: Running, error: RunnerError, seconds: float) -> None:
         number = running.trial.number
-        lost = self._lost[number] = self._lost.get(number, 0) + 1
+        is_last = not self._standby.may_try_again(number)
         if self._interrupts.count or self._fatal is not None:
             self._give_back(running)
-        elif lost >= ATTEMPTS:
+        elif is_last:
+            lost = self._standby.losses(number)
             log.warning("trial %d was lost %d times and counts as failed: %s", number, lost, error.message)
-            self._commit(running, TrialState.FAIL, seconds, failure=f"AttemptLost {lost} times: {error.message}")
+            self._commit(
+                running, TrialState.FAIL, seconds, failure=f"{kind_of(error)}: lost {lost} times: {error.message}"
+            )
             self._given_up += 1
             self._tenure.has_ended |= not isinstance(error, AttemptLost)
             self._blow_fuse(error.message, error.remedy)
@@ -338,53 +361,26 @@ class Loop:
             self._tenure.lose(running, seconds)
         else:
             log.warning("%s; trying again", error.message)
-            self._start(running.trial, running.params)
+            self._start_again(running)
 
     def _blow_fuse(self, message: str, remedy: str = "") -> None:
         self._fatal = self._fatal or self._fuse.blown(message, remedy)
 
-    def _commit(
-        self, running: Running, state: TrialState, seconds: float, *, outcome: Outcome | None = None, failure: str = ""
-    ) -> None:
+    def _commit(self, running: Running, state: TrialState, seconds: float, **result: Any) -> None:
         """Write a result to the disk: from here on it is never lost and its trial never runs again."""
-        number = running.trial.number
-        facts = {
-            "run": self._folder.run_id,
-            "metrics": outcome.metrics if outcome else {},
-            "failure": redact(failure),
-            "attempts": running.attempt,
-            "seconds": round(seconds, 4),
-            "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
-            "node": self._node(),
-            "folder": f"trials/{number:05d}",
-        } | self._proposals.mark(running.trial)
-        values = list(outcome.values) if outcome else None
         if self._suggests_itself:
             with contextlib.suppress(StorageInternalError):
                 running.params = running.trial.params
-        result = Result(state, values, facts, outcome.constraints if outcome else {})
-        self._folder.commit(
-            kind="result",
-            trial=number,
-            state=state.name,
-            values=values,
-            params=running.params,
-            facts=facts,
-            constraints=result.constraints,
-        )
-        self._outbox.put(running.trial, result)
-        if state != TrialState.FAIL:  # what a failed one left on the node may say why
-            for attempt in range(1, running.attempt + 1):
-                self._acknowledge(number, attempt)
+        self._results.commit(running, state, seconds, **result)
         self._fuse.saw(state)
-        self.progress.settled_now += 1
+        self._standby.saw(state)
         self._tenure.saw(seconds)
-        self.progress.seconds_of_trials += seconds
-        self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))
+        self.progress.saw(seconds)
 
-    def _waits_for_storage(self) -> bool:
-        """Return False when all is told; with nothing running wait for a storage that is away, for a while."""
-        if self._fatal is not None or not self._outbox.is_away(leaving=bool(self._interrupts.count)):
+    def _waits(self) -> bool:
+        """Return False where nothing is to be waited for: a storage that is away, or the next try of a trial."""
+        away = self._fatal is None and self._outbox.is_away(leaving=bool(self._interrupts.count))
+        if not away and not self._standby:
             return False
         self._interrupts.asked.wait(TURN_SECONDS)
         return True
@@ -393,7 +389,7 @@ class Loop:
         self._outbox.stored(lambda: give_back(self._study, running.trial, self._folder))
 
     def _give_all_back(self) -> None:
-        for running in [*self._running.values(), *self._tenure.take_lost()]:
+        for running in [*self._running.values(), *self._tenure.take_lost(), *self._standby.take_all()]:
             with contextlib.suppress(Exception):
                 self._give_back(running)
         self._running.clear()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from persistent_runner.errors import ResultMissing, TrialFailed
+from persistent_runner.errors import ParametersInvalid, ResultMissing
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
 
@@ -90,12 +90,12 @@ class CommandObjective:
     def parameters(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the templates and parameters.json get: constants, a trial's own, and what follows from them.
 
-        Raises TrialFailed where a formula has no value for this design.
+        Raises ParametersInvalid where a formula has no value for this design.
         """
         try:
             return self._spec.designs.complete(params)
         except ValueError as error:
-            raise TrialFailed(
+            raise ParametersInvalid(
                 f"[space]: {error}", remedy="Mend the formula, or exclude such designs by require."
             ) from None
 

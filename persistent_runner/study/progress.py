@@ -102,6 +102,11 @@ class Progress:
             return None
         return max(0.0, mean - (time.monotonic() - max(running.since for running in self.running.values())))
 
+    def saw(self, seconds: float) -> None:
+        """Count a trial of this start that has ended after so long."""
+        self.settled_now += 1
+        self.seconds_of_trials += seconds
+
     def count(self, study: optuna.Study) -> None:
         """Count the trials of a study anew."""
         trials = [trial for trial in study.get_trials(deepcopy=False) if not is_rejected(trial)]

@@ -1,12 +1,31 @@
-"""What an objective returned, as values that a study can compare."""
+"""An objective at work, and what it returned as values that a study can compare."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ResultMissing
 from persistent_runner.study.objective import Outcome
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def task_of(
+    objective: Callable[[optuna.Trial, Any], object], trial: optuna.Trial
+) -> Callable[[Any], tuple[object, float]]:
+    """Return what runs a trial in a working directory, and gives what its objective returned and its run time."""
+
+    def task(workdir: Any) -> tuple[object, float]:
+        begun = time.monotonic()
+        returned = objective(trial, workdir)
+        # What an earlier start had begun, and this one only joined, took longer than the wait for it.
+        return returned, max(time.monotonic() - begun, workdir.seconds)
+
+    return task
 
 
 def outcome_of(returned: object, objectives: int, trial: int) -> Outcome:

@@ -20,6 +20,7 @@ from persistent_runner.scripts import script_mistakes
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.design import DesignSpace
 from persistent_runner.study.extract import Extract, formula_mistakes
+from persistent_runner.study.failures import FailureRule, FailuresTable
 from persistent_runner.study.fields import Direction
 from persistent_runner.study.formula import Formula
 from persistent_runner.study.functions import Function, load_functions
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 # spec.md 1 names them, and later issues build them
 _TO_COME = {
-    "": {"failures"},
     "study": {"reuse"},
     "trial": {"keep_outputs", "stage_ahead"},
 }
@@ -70,6 +70,7 @@ class StudySpec(BaseModel):
     """[objectives]: what is optimised, each metric with its direction; their order is the order of the values."""
     constraints: dict[Identifier, Bounds] = {}
     """[constraints]: what a design must keep to, each metric with its bounds."""
+    failures: FailuresTable = FailuresTable()
     start: tuple[Design, ...] = Field(default=(), examples=[[{"thickness": 0.1}]])
     """[[start]]: designs that are tried first, each under a header of its own. What is left out is the sampler's."""
     baseline: Design = Field(default={}, examples=[{"thickness": 0.12}])
@@ -174,6 +175,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     "metrics": TypeAdapter(dict[Identifier, Extract]),
     "objectives": TypeAdapter(dict[Identifier, Direction]),
     "constraints": TypeAdapter(dict[Identifier, Bounds]),
+    "failures": TypeAdapter(FailuresTable),
     "start": TypeAdapter(Annotated[tuple[Design, ...], Field(strict=False)]),
     "baseline": TypeAdapter(Design),
 }
@@ -324,6 +326,7 @@ def _unknown(keys: Sequence[str | int], tag: object = None) -> str:
         "metrics": Extract,
         "space": DerivedParameter if tag == "expr" else KINDS.get(str(tag), BaseModel),
         "constraints": Bounds,
+        "failures": FailureRule if len(keys) > 2 else FailuresTable,
     }
     valid = (field.alias or name for name, field in models[table].model_fields.items())
     return f"there is no such key; {did_you_mean(key, valid)}"

@@ -19,13 +19,14 @@ from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study import outbox as outbox_module
 from persistent_runner.study.design import DesignSpace
-from persistent_runner.study.loop import ATTEMPTS, Loop
+from persistent_runner.study.loop import Loop
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.space import FloatParameter
+from persistent_runner.study.standby import ATTEMPTS
 from persistent_runner.study.storage import open_storage, quiet_optuna
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def test_an_attempt_is_acknowledged_when_its_result_is_on_the_disk(study, folder
 
     a_loop(study, folder, objective, limits=Limits(3), capacity=1, acknowledge=acknowledge).run()
     assert seen == [(0, 1, [0]), (2, 1, [0, 1, 2])]
-    assert failures(study) == ["", "trial 1: no report", ""]
+    assert failures(study) == ["", "unknown: trial 1: no report", ""]
 
 
 def test_goes_on_where_it_stopped(stored, folder) -> None:
@@ -377,7 +378,7 @@ def test_a_lost_attempt_is_tried_again_up_to_a_cap(study, folder, caplog) -> Non
 
     assert threads.attempts == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
     assert states(study) == ["FAIL", "COMPLETE"]
-    assert failures(study)[0] == f"AttemptLost {ATTEMPTS} times: trial 0 was lost"
+    assert failures(study)[0] == f"unknown: lost {ATTEMPTS} times: trial 0 was lost"
     assert study.trials[1].user_attrs[USER_ATTRIBUTE]["attempts"] == 2
 
 
@@ -428,7 +429,7 @@ def test_what_is_no_finite_number_fails_the_trial(folder, returned, said) -> Non
 
     assert states(study) == ["FAIL"]
     assert said in failures(study)[0]
-    assert failures(study)[0].startswith("trial 0: ")
+    assert failures(study)[0].startswith("unknown: trial 0: ")
 
 
 def test_several_objectives(folder) -> None:

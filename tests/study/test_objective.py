@@ -225,7 +225,7 @@ def test_metrics_by_functions_and_formulas(study: Path, work: OwnMachine) -> Non
     outcome = CommandObjective(spec)(ask(spec, width=1.5, alloy="$(id)"), work)
     assert outcome.metrics == {"lift": 2.0, "area": 4.5, "mass": 3.0, "worst": 4.5, "files": 3.0, "efficiency": 1 / 3}
     assert list(outcome.metrics) == list(spec.metrics)
-    assert work.ran[0][2] == ["*.log", "out.json", "out.csv"]
+    assert work.ran[0][-1] == ["*.log", "out.json", "out.csv"]
 
 
 @pytest.mark.usefixtures("_own_modules")

@@ -12,10 +12,10 @@ import pytest
 from persistent_runner.errors import AttemptLost, BudgetSpent, ConnectionLost, JobStopped, LeaseLost
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.study import loop as loop_module
-from persistent_runner.study.loop import ATTEMPTS
 from persistent_runner.study.progress import Limits, Progress
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.run_folder import RunFolder
+from persistent_runner.study.standby import ATTEMPTS
 from persistent_runner.study.storage import quiet_optuna
 from tests.study.test_loop import DEADLINE, Threads, a_loop, failures, new_study, press, states, value_of
 
@@ -264,7 +264,7 @@ def test_a_trial_that_is_lost_with_each_cluster_fails_at_the_cap(stored, folder)
     assert clusters.attempts == [(0, 1), (0, 2), (0, 3), (1, 1)]
     assert [finished for finished, _ in clusters.renewals] == [0, 0, 0]  # it counts as no fruit of its cluster
     assert states(stored) == ["FAIL", "COMPLETE"]
-    assert failures(stored)[0] == f"AttemptLost {ATTEMPTS} times: the node died"
+    assert failures(stored)[0] == f"preempted: lost {ATTEMPTS} times: the node died"
 
 
 @pytest.mark.parametrize("presses", [1, 2])

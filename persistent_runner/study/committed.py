@@ -1,0 +1,83 @@
+"""The commit of a result: to the journal first, then on its way to the study, then the cluster may forget it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from persistent_runner.redaction import redact
+from persistent_runner.study.proposals import Proposals
+from persistent_runner.study.resume import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from persistent_runner.study.objective import Outcome
+    from persistent_runner.study.outbox import Outbox
+    from persistent_runner.study.progress import Running
+    from persistent_runner.study.run_folder import RunFolder
+
+
+class Results:
+    """The results of one start. `node` says where trials run now, `price` is a trial's per hour, None if unknown.
+
+    `acknowledge(number, attempt)` lets the cluster forget an attempt.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        outbox: Outbox,
+        *,
+        node: Callable[[], str],
+        price: float | None,
+        acknowledge: Callable[[int, int], None],
+    ) -> None:
+        self._folder = folder
+        self._outbox = outbox
+        self._node = node
+        self._price = price
+        self._acknowledge = acknowledge
+
+    def commit(
+        self,
+        running: Running,
+        state: TrialState,
+        seconds: float,
+        *,
+        outcome: Outcome | None = None,
+        failure: str = "",
+        constraints: dict[str, float] | None = None,
+    ) -> None:
+        """Write a result to the disk: from here on it is never lost and its trial never runs again.
+
+        RunnerError where it cannot be written.
+        """
+        number = running.trial.number
+        facts = {
+            "run": self._folder.run_id,
+            "metrics": outcome.metrics if outcome else {},
+            "failure": redact(failure),
+            "attempts": running.attempt,
+            "seconds": round(seconds, 4),
+            "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
+            "node": self._node(),
+            "folder": f"trials/{number:05d}",
+        } | Proposals.mark(running.trial)
+        values = list(outcome.values) if outcome else None
+        result = Result(state, values, facts, outcome.constraints if outcome else constraints or {})
+        self._folder.commit(
+            kind="result",
+            trial=number,
+            state=state.name,
+            values=values,
+            params=running.params,
+            facts=facts,
+            constraints=result.constraints,
+        )
+        self._outbox.put(running.trial, result)
+        if state != TrialState.FAIL:  # what a failed one left on the node may say why
+            for attempt in range(1, running.attempt + 1):
+                self._acknowledge(number, attempt)
+        self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))
