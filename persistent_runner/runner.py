@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from persistent_runner.crash import crash_point
 from persistent_runner.duration import parse_duration
 from persistent_runner.errors import BudgetSpent, ConfigError, SetupFailed
 from persistent_runner.interrupts import Interrupts
@@ -287,6 +288,7 @@ def run_study(
         finally:
             with _less_important():
                 run.table = write_table(folder, run.study)
+                crash_point("table-written")
                 run.summary = summarize(spec, run.study) | _history(run, folder)
                 folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
         if interrupts.count:

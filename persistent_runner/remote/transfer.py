@@ -7,6 +7,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from persistent_runner.crash import crash_point
 from persistent_runner.errors import ConfigError, ResultMissing
 from persistent_runner.remote.agent import STATIC
 
@@ -36,10 +37,12 @@ def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:
             for piece in whole or _pieces(link, f"{attempt}/{output.path}", output):
                 file.write(piece)
                 found.update(piece)
+                crash_point("piece-written")
             file.flush()
             os.fsync(file.fileno())
         _compare(found.hexdigest(), output, attempt)
         part.replace(target)
+        crash_point("renamed")
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from persistent_runner.crash import crash_point
 from persistent_runner.redaction import redact
 from persistent_runner.study.proposals import Proposals
 from persistent_runner.study.resume import Result
@@ -76,8 +77,10 @@ class Results:
             facts=facts,
             constraints=result.constraints,
         )
+        crash_point("result-recorded")
         self._outbox.put(running.trial, result)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why
             for attempt in range(1, running.attempt + 1):
                 self._acknowledge(number, attempt)
+            crash_point("acknowledged")
         self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))

@@ -18,6 +18,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from persistent_runner.crash import crash_point
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import (
     AttemptLost,
@@ -264,6 +265,7 @@ class Loop:
         """Ask for a trial and start it."""
         found = self._proposals.next()
         if found is not None:
+            crash_point("asked")
             self._asked += 1
             self._start(*found)
 
@@ -273,10 +275,12 @@ class Loop:
         where = self._where()
         attempt = self._attempts.begin(number, where)
         self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
+        crash_point("attempt-recorded")
         self._folder.event("start", trial=number, attempt=attempt, params=params)
         self._running[number] = Running(
             trial, attempt, self._submit(number, attempt, task_of(self._objective, trial)), params
         )
+        crash_point("launched")
 
     def _start_again(self, running: Running) -> None:
         self._start(running.trial, running.params)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from persistent_runner.crash import crash_point
 from persistent_runner.errors import ParametersInvalid, ResultMissing
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
@@ -103,7 +104,9 @@ class CommandObjective:
         """Run one attempt; raises the TrialFailed that stopped it."""
         spec = self._spec
         work.push(*spec.trial.inputs, **self.parameters(trial.params))
+        crash_point("pushed")
         work.run(spec.command_text, timeout=spec.trial.timeout, stall=spec.trial.stall, outputs=spec.output_patterns)
+        crash_point("ended")
         # the outputs first: when a number is missing, they show why
         for pattern in spec.trial.outputs:
             if glob.has_magic(pattern):
@@ -113,6 +116,7 @@ class CommandObjective:
         for name in spec.metric_files:
             readers = ", ".join(metric for metric, extract in spec.metrics.items() if extract.file == name)
             _pull(work, name, f"[metrics] {readers} reads it")
+        crash_point("pulled")
         outcome = self.read(trial.params, work.folder)
         if self.tells_what_is_left:
             self.tells_what_is_left = False

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from optuna.exceptions import StorageInternalError
 
+from persistent_runner.crash import crash_point
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import RunnerError
 from persistent_runner.study.resume import Result, tell
@@ -55,6 +56,7 @@ class Outbox:
 
             if not self.stored(deliver):
                 return
+            crash_point("told")
             del self._results[number]
             self._say(number, result)
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
+from persistent_runner.crash import crash_point
 from persistent_runner.study.results import USER_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -71,9 +72,11 @@ def settle_earlier(study: optuna.Study, folder: RunFolder) -> Attempts:
                 committed.get("constraints") or {},
             )
             tell(study, trial, result)
+            crash_point("settled-trial")
             log.info("trial %d: the last start had its result, now the study has it too", frozen.number)
         else:
             give_back(study, trial, folder)
+            crash_point("given-back")
     return attempts
 
 
