@@ -187,7 +187,7 @@ def _cells(table: Table, column: str | int, reduce: str) -> _Found:
         line, cell = table.row(column, last=reduce == "last")
         return _Found([cell], lambda _: f"line {line}", "rows", f"the {reduce} row", of)
     cells = table.column(column)
-    return _Found(cells, lambda n: f"line {table.line_of(column, n)}", "rows", "the only row", of)
+    return _Found(cells, lambda n: f"line {table.line_of(n)}", "rows", "the only row", of)
 
 
 def _matches(text: str, regex: str) -> _Found:

@@ -293,8 +293,27 @@ def test_a_column_by_its_number(tmp_path: Path, text: str, column: int, reduce: 
 
 
 def test_a_number_as_a_name(tmp_path: Path) -> None:
-    """In quotes it is a name, also in a table whose names are numbers."""
-    assert read(tmp_path, "1,0.5\n3,4\n", column="0.5", reduce="first") == 4
+    """In quotes it is a name where the header is told from the rows; what stands in a row is never a header."""
+    assert read(tmp_path, "case,0.5\n3,4\n", column="0.5", reduce="first") == 4
+    message = refused(tmp_path, "1,0.5\n3,4\n", column="0.5", reduce="first")
+    assert 'the table has no header, so there is no column "0.5"; line 1 is 1, 0.5: write' in message
+    assert message.endswith("column = 2")
+
+
+MIN_MAX = (
+    "# Field minima and maxima\n# Time\tfield\tmin\tlocation(min)\tmax\n"
+    "10\tmag(U)\t0.0\t(-1.9e-02 2.5e-02 0)\t1.048282e+01\n20\tmag(U)\t0.0\t(-1.9e-02 2.5e-02 0)\t1.02e+01\n"
+)
+
+
+def test_rows_with_text_in_them_have_the_header_above(tmp_path: Path) -> None:
+    """OpenFOAM's fieldMinMax names fields and places in its rows, and its columns in the # line above them."""
+    assert read(tmp_path, MIN_MAX, column="max") == 10.2
+    assert read(tmp_path, MIN_MAX, column="max", reduce="first") == 10.48282
+    assert 'the column "1.048282e+01" is not there' in refused(tmp_path, MIN_MAX, column="1.048282e+01")
+    without = MIN_MAX.replace("# Time", "# at each time")
+    without = without[without.index("10\t") :]
+    assert 'there is no column "1.048282e+01"' in refused(tmp_path, without, column="1.048282e+01")
 
 
 @pytest.mark.parametrize(("match", "expected"), [(1, 3), (2, 1), (3, 2), (-1, 2), (-3, 3)])
