@@ -316,6 +316,54 @@ def test_rows_with_text_in_them_have_the_header_above(tmp_path: Path) -> None:
     assert 'there is no column "1.048282e+01"' in refused(tmp_path, without, column="1.048282e+01")
 
 
+PRINTED = """
+ displacements (vx,vy,vz) for set ALL and time  0.5E+00
+
+         1  9.0E-01  9.0E-01  9.0E-01
+
+ displacements (vx,vy,vz) for set ALL and time  0.1E+01
+
+         1  1.0E-01 -2.0E-01  3.0E-01
+         2  4.0E-01  1.0E-01 -3.0E-01
+
+ forces (fx,fy,fz) for set ALL and time  0.1E+01
+
+         1  5.0E+02  0.0E+00  0.0E+00
+ END
+"""
+
+
+def test_one_of_many_tables_of_a_file(tmp_path: Path) -> None:
+    """What stands above a table chooses it, the last of several times; other tables as wide are not read with it."""
+    moved = {"below": "displacements .*set ALL"}
+    assert read(tmp_path, PRINTED, **moved, column=2, reduce="max") == 0.4
+    assert read(tmp_path, PRINTED, **moved, column=3, reduce="min") == -0.2
+    assert read(tmp_path, PRINTED, **moved, regex=r"^ +2 +\S+ +(\S+)") == 0.1
+    assert read(tmp_path, PRINTED.replace("\n", "\r\n"), **moved, column=2, reduce="max") == 0.4
+    assert read(tmp_path, PRINTED, below="^ forces", column=2, reduce="first") == 500
+    (tmp_path / "out.txt").write_text(PRINTED)
+    reading = Readings(tmp_path, {"u": Extract(file="out.txt", **moved, column=2, reduce="max")}).reading("u")
+    assert reading.note == "line 9 of 14, the largest of 2 rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "message"),
+    [
+        (PRINTED, {"below": "displacement .*set ALL", "column": 2}, "nothing matches displacement .*set ALL; the near"),
+        (PRINTED, {"below": "END", "column": 2}, "nothing stands below line 14: END"),
+        (
+            PRINTED.partition("-3.0E-01")[0],
+            {"below": "^ disp", "column": 2},
+            "ends in the middle of line 9, after 3 of",
+        ),
+        (PRINTED, {"below": "^ disp", "column": 5}, "there is no column 5; line 8 has 4"),
+    ],
+)
+def test_a_table_that_is_not_there(tmp_path: Path, text: str, rule: dict[str, Any], message: str) -> None:
+    """It is said what was looked for, and where."""
+    assert message in refused(tmp_path, text, **rule)
+
+
 @pytest.mark.parametrize(("match", "expected"), [(1, 3), (2, 1), (3, 2), (-1, 2), (-3, 3)])
 def test_one_of_several_matches(tmp_path: Path, match: int, expected: float) -> None:
     """From the beginning counted from 1, from the end with -1; the others need not be numbers."""
