@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+Rule = dict[str, str | int]
+"""The keys of a [metrics.NAME] beside its file."""
+
+
 def _column(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a column's name in quotes, or its number, from 1, without them")  # noqa: TRY004 - pydantic takes ValueError alone
