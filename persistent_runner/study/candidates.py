@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.study.context import contexts, syntax_of
 from persistent_runner.study.space import identifier
+from persistent_runner.study.tabular import NUMBER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -56,7 +57,9 @@ class Candidate:
         return self.number.deck.lines[self.number.line - 1].strip()
 
     def holds(self, word: str) -> bool:
-        """Whether a word stands in its line, in what that belongs to, or in the name of the file."""
+        """Whether it is this number, or a word in its line, in what that belongs to, or in the name of the file."""
+        if NUMBER.fullmatch(word):
+            return word == self.number.text
         where = (self.line, self.context.words, self.number.deck.path, self.name)
         return any(word.casefold() in text.casefold() for text in where)
 
@@ -123,7 +126,8 @@ def _likely_in_foam(number: Number, line: str, context: Context) -> int:
         return _NEVER
     folder, _, file = number.deck.path.rpartition("/")
     if folder in {"0", "0.orig"}:
-        return 9 if "boundaryField" in names else 6
+        is_wall = any("wall" in name.lower() for name in names)
+        return 9 - 3 * ("boundaryField" not in names) - 2 * is_wall
     if file == "blockMeshDict":
         return 7 if "vertices" in names else 2 if names or before.strip() == "scale" else 7
     if folder == "system":

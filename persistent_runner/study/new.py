@@ -72,6 +72,8 @@ class NewStudy:
         else:
             keys = [(f"{mark.name} = {mark.toml(mark.value)}", "") for mark in self.marks]
             yield from _table("baseline", keys, "the deck as it came, which runs first")
+        way = f"{self.delimiters.start} {self.marks[0].name} | fixed(4) {self.delimiters.end}"
+        yield f"\n# In a template, {way}, sci(6), width(8), nastran(8) and abaqus(16) write it otherwise."
 
     def _trial(self) -> Iterator[str]:
         command = [_text(line) for line in self.solver.command] if self.solver else []
@@ -103,7 +105,7 @@ class NewStudy:
                 yield from (f"# {line}" if line else "#" for line in "\n".join(_metric(metric)).split("\n")[1:])
                 yield "#"
             yield "# [objectives]"
-            yield f'# {self.proposed[0].name} = "minimize"'
+            yield f"# {self.proposed[0].name} = {_text(self.proposed[0].usual_direction)}"
         else:
             yield _EXAMPLE
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # " stresses (elem, integ.pnt.,sxx,syy,szz,sxy,sxz,syz) for set E and time  0.1000000E+01"; without names of columns
 # " temperatures for set N and time"; "forset" stands there as well
 _HEAD = re.compile(
-    r"^ *(?P<what>[a-z][a-z ]*?) *(?:\((?P<names>[^()\n]+)\))? *for ?"
+    r"^ (?P<what>[a-z][a-z ]*?) ?(?:\((?P<names>[^()\n]+)\))? ?for ?"
     r"(?P<where>set (?P<set>\S+)|all contact elements) and time",
     re.MULTILINE,
 )
@@ -37,15 +37,16 @@ def printed_rules(text: str) -> Iterator[tuple[str, Rule]]:
     if _BUCKLING.search(text):
         yield "buckling factor 1", {"below": r"BUCKLING *\n *FACTOR", "column": 2, "reduce": "first"}
     heads = {f"{match['what']} {match['where']}": match for match in _HEAD.finditer(text)}  # of all times, the last
-    sets = {match["set"] for match in heads.values()}
+    kinds = [match["what"] for match in heads.values()]
     for match in heads.values():
         rows = _rows(text, match.end())
         if not rows:
             continue
         names = [name.strip() for name in (match["names"] or match["what"]).split(",")]
-        below = rf"^ *{match['what']} *{'[(]' if match['names'] else 'for'}.*{re.escape(match['where'])} and"
+        where = re.escape(match["where"]).replace(r"\ ", " ")
+        below = f"^ {match['what']} ?{'[(]' if match['names'] else 'for'}.*{where} and"
         of = " total" if match["names"] and match["what"].startswith("total ") else ""
-        of += f" {match['set']}" if len(sets) > 1 and match["set"] else ""
+        of += f" {match['set']}" if kinds.count(match["what"]) > 1 and match["set"] else ""
         yield from _of_table(rows, names, below, of)
 
 

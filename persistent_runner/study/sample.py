@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from persistent_runner.study.extract import Rule
+    from persistent_runner.study.fields import Direction
 
     _Named = tuple[str, Rule]
     """A rule with a label"""
@@ -66,6 +67,11 @@ class Metric:
         """Return the metric with its value in a finished run's folder; ResultMissing where it has none there."""
         reading = Readings(sample, {self.name: self.extract}).reading(self.name)
         return Metric(self.name, self.extract, reading.value, reading.note)
+
+    @property
+    def usual_direction(self) -> Direction:
+        """Which way it is usually optimised: towards zero, where it is the smallest of many."""
+        return "maximize" if self.extract.reduce == "min" else "minimize"
 
     @property
     def is_one_of_many(self) -> bool:
@@ -143,7 +149,9 @@ def _may_hold_results(text: str) -> bool:
 def _add(found: dict[str, Metric], sample: Path, file: str, rules: Iterable[_Named]) -> None:
     """Add proposals of a file, each under a name of its own, that read a number."""
     count = 0
+    function = re.match(r"postProcessing/([^/]+)/", file)  # of OpenFOAM: its columns are called alike in all of them
     for label, rule in rules:
+        label = f"{function[1]} {label}" if function else label  # noqa: PLW2901
         name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_").lower()
         name = name if name[:1].isalpha() else f"m_{name}"
         free = next(each for each in (name, *(f"{name}_{n}" for n in range(2, len(found) + 3))) if each not in found)
@@ -169,7 +177,7 @@ def _said(text: str) -> list[_Named]:
     """Return a label and a rule for each `name = number`, the last one first: results stand at the end of a log."""
     found: dict[str, _Named] = {}
     for match in _SAID.finditer(text):
-        if _DURATION.search(match["label"]):
+        if _DURATION.search(match["label"]) or match["label"].count("(") != match["label"].count(")"):
             continue
         words = match["label"].split()
         regex = rf"\b{_BLANKS.join(map(re.escape, words))}" + rf"\s*{match['sign'].strip()}\s*{_VALUE}"
