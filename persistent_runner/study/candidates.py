@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from persistent_runner.study.context import contexts, syntax_of
+from persistent_runner.study.context import contexts, syntax_of, within
 from persistent_runner.study.space import identifier
 from persistent_runner.study.tabular import NUMBER
 
@@ -21,6 +21,8 @@ LARGEST_DECK_BYTES = 2**20
 _ASSIGNED = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)\s*[=:]|^\s*(?:\w+\s+)?(?P<first>[A-Za-z_]\w*))\s*(?:\[[^\]]*\]\s*)?$", re.ASCII
 )
+# the numbers of points that a block, an edge or a face of OpenFOAM's is made of
+_POINTS = re.compile(r"\b(?:hex|arc|spline|polyLine)\b[^(]*(?:\([^)]*)?$|\bfaces\b[^;]*$")
 _SETTING = re.compile(r"version|precision|interval|write", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _MANY = 4
@@ -84,9 +86,10 @@ def _of(deck: Deck) -> Iterator[Candidate]:
         # rows of a table or of a mesh look like the rows beside them
         is_row = len(numbers) > 1 and shapes[n] in {shapes[n - 1], shapes[n + 1]}
         for number in numbers:
-            likely = _likely(syntax, number, numbers, line, context, is_row=is_row)
-            if likely > _NEVER // 2:
-                yield Candidate(number, _name(_words(syntax, number, numbers, line, context)), likely, context)
+            around = within(context, line[: number.start]) if syntax == "foam" else context
+            likely = _likely(syntax, number, numbers, line, around, is_row=is_row)
+            if likely > _NEVER // 2 and not around.is_remark:
+                yield Candidate(number, _name(_words(syntax, number, numbers, line, around)), likely, around)
 
 
 def _likely(syntax: Syntax, number: Number, numbers: list[Number], line: str, context: Context, *, is_row: bool) -> int:
@@ -122,14 +125,15 @@ def _likely_in_foam(number: Number, line: str, context: Context) -> int:
     names, before = context.names, line[: number.start]
     if names[:1] == ("FoamFile",) or before.count("[") > before.count("]"):  # dimensions
         return _NEVER
-    if "faces" in names or re.search(r"\b(?:hex|arc|spline|polyLine)\b[^(]*(?:\([^)]*)?$", before):  # numbers of points
+    if "faces" in names or _POINTS.search(before):
         return _NEVER
     folder, _, file = number.deck.path.rpartition("/")
     if folder in {"0", "0.orig"}:
         is_wall = any("wall" in name.lower() for name in names)
         return 9 - 3 * ("boundaryField" not in names) - 2 * is_wall
     if file == "blockMeshDict":
-        return 7 if "vertices" in names else 2 if names or before.strip() == "scale" else 7
+        is_variable = not names and re.fullmatch(r"\s*(?!scale\b|convertToMeters\b)\w+\s+", before)
+        return 7 if "vertices" in names or is_variable else 2
     if folder == "system":
         return 0
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +35,22 @@ class Context:
     names: tuple[str, ...] = ()
     is_remark: bool = False
     is_head: bool = False
+
+
+def within(context: Context, before: str) -> Context:
+    """Return the context behind some text of a line of OpenFOAM's, which may open and close dictionaries itself."""
+    names = [*context.names]
+    words: list[str] = []
+    for sign in _FOAM_SIGN.findall(before):
+        if sign == "{":
+            names += words[:1]
+        elif sign == "}":
+            names = names[:-1]
+        elif sign != ";":
+            words.append(sign)
+            continue
+        words = []
+    return replace(context, words=" ".join(names), names=tuple(names), is_remark="//" in before)
 
 
 def syntax_of(deck: Deck) -> Syntax:

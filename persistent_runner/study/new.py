@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from persistent_runner.study.sample import Metric
     from persistent_runner.study.solver import Solver
 
+_LONGEST_COMMAND = 100
 _EXAMPLE = """
 # How a number is read, and what is optimised, is left to write, such as:
 # [metrics.mass]
@@ -82,8 +83,10 @@ class NewStudy:
             keys.append(('# command = "./solver case.inp"', "left to write: what runs one trial"))
         elif len(command) == 1:
             keys.append((f"command = {command[0]}", ""))
-        else:
+        elif sum(map(len, command)) < _LONGEST_COMMAND:
             keys.append((f"command = [{', '.join(command)}]", ""))
+        else:
+            keys += [("command = [", ""), *((f"    {line},", "") for line in command), ("]", "")]
         keys.append(("cores   = 1", "so two trials run at a time"))
         if self.delimiters != DEFAULT_DELIMITERS:
             signs = ", ".join(map(_text, (self.delimiters.start, self.delimiters.end)))
