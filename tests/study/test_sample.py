@@ -96,6 +96,15 @@ def test_all_tables_of_a_dat_are_offered(tmp_path: Path) -> None:
     }
 
 
+def test_a_table_is_not_taken_for_one_whose_name_ends_alike(tmp_path: Path) -> None:
+    """Stresses are no viscous stresses, and forces no total force."""
+    stresses = " stresses (elem, integ.pnt.,sxx) for set E and time 1.\n\n 1 1 2.0\n\n"
+    assert found(tmp_path, **{"a.dat": stresses + stresses.replace(" str", " viscous str").replace("2.0", "3.0")}) == {
+        "sxx": 2,
+        "sxx_2": 3,
+    }
+
+
 def test_the_first_mode_is_offered(tmp_path: Path) -> None:
     """Cycles per time, not the eigenvalue; and the factor of buckling."""
     assert found(tmp_path, **{"modes.dat": MODES, "b.dat": BUCKLING}) == {
