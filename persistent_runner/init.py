@@ -119,7 +119,10 @@ def _without_leftovers(decks: Sequence[str], files: list[InputFile]) -> tuple[li
     named = {Path(deck).resolve() for deck in decks}
     sources = {file.path: file.source for file in files if file.source.resolve() not in named}
     left = leftovers(sources.keys(), lambda path: read_input(sources[path]).decode("latin-1"))
-    return [file for file in files if file.path not in left], list(dict.fromkeys(p.split("/")[0] for p in sorted(left)))
+    kept = [file for file in files if file.path not in left]
+    tops = {file.path.split("/")[0] for file in kept}
+    names = (path if (top := path.split("/")[0]) in tops else top for path in sorted(left))
+    return kept, list(dict.fromkeys(names))
 
 
 def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:

@@ -552,6 +552,13 @@ def test_results_in_the_folder_of_a_deck_stay_out(here: Path, capsys: pytest.Cap
     assert "proposed there: mass = 4.5 (b.dat" in said
     assert warned == ""
 
+    (case / "sub").mkdir()
+    (case / "sub" / "b.inp").write_text(BRICK)
+    (case / "sub" / "b.sta").write_text("")
+    (case / "sub" / "c.txt").write_text("")
+    init_study(["case"], into="deep", params=["e=case/b.inp:14:1:1e5:3e5"])
+    assert "  without old results: b.dat, b.frd, spooles.out, sub/b.sta\n" in capsys.readouterr().out
+
     init_study(["case/b.inp", "case/b.dat"], into="named", params=["e=b.inp:14:1:1e5:3e5"])
     assert (here / "named" / "case" / "b.dat").exists()
 

@@ -123,9 +123,8 @@ def _likely_in_abaqus(number: Number, line: str, context: Context) -> int:
 
 def _likely_in_foam(number: Number, line: str, context: Context) -> int:
     names, before = context.names, line[: number.start]
-    if names[:1] == ("FoamFile",) or before.count("[") > before.count("]"):  # dimensions
-        return _NEVER
-    if "faces" in names or _POINTS.search(before):
+    is_dimension = before.count("[") > before.count("]")
+    if is_dimension or names[:1] == ("FoamFile",) or "faces" in names or _POINTS.search(before):
         return _NEVER
     folder, _, file = number.deck.path.rpartition("/")
     if folder in {"0", "0.orig"}:
@@ -135,7 +134,9 @@ def _likely_in_foam(number: Number, line: str, context: Context) -> int:
         is_variable = not names and re.fullmatch(r"\s*(?!scale\b|convertToMeters\b)\w+\s+", before)
         return 7 if "vertices" in names or is_variable else 2
     if folder == "system":
-        return 0
+        return -6 * bool(_SETTING.search(before))
+    if file == "g":  # gravity
+        return 2
     return (
         8 - 6 * bool(_SETTING.search(before)) - 6 * bool(re.search(r"\b(?:(?:start|end)Time|deltaT|scale)\b", before))
     )

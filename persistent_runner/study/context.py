@@ -16,7 +16,7 @@ _HEADING = re.compile(r"\s*\*([A-Za-z][A-Za-z ]*)|\s*\[(\w[\w ]*)\]")
 _REMARK = re.compile(r"\s*(?:\*\*|//|#|!|;|\$|%|/\*)")
 _FOAM = re.compile(r"^\s*FoamFile\b", re.MULTILINE)
 _FOAM_FOLDERS = ("0/", "0.orig/", "constant/", "system/")
-_FOAM_REMARK = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_FOAM_REMARK = re.compile(r"/\*.*?\*/|//[^\n]*|(?<![^\n])[ \t]*#include[^\n]*", re.DOTALL)
 _FOAM_SIGN = re.compile(r"\"[^\"]*\"|[{}();]|[^\s{}();\"]+")
 _SHELL = re.compile(r"#!.*\b(?:ba|da|k|z)?sh\b")
 

@@ -13,6 +13,7 @@ _TIME = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", re.ASCII)
 _START_TIME = re.compile(r"^\s*startTime\s+(\S+)\s*;", re.MULTILINE)
 _OPENFOAM = re.compile(r"postProcessing|processors?\d+.*|log(?:\..+)?")
 _CALCULIX = (".12d", ".cvg", ".dat", ".frd", ".sta")
+_DECK = re.compile(r"^[ \t]*\*[A-Za-z]", re.MULTILINE)
 _SPOOLES = "spooles.out"
 
 
@@ -40,9 +41,9 @@ def _of_openfoam(paths: Collection[str], text_of: Callable[[str], str]) -> set[s
 
 
 def _of_calculix(paths: Collection[str], text_of: Callable[[str], str]) -> set[str]:
-    decks = [path for path in paths if path.endswith(".inp")]
+    texts = {path: text_of(path) for path in paths if path.endswith(".inp")}
+    decks = [path for path, text in texts.items() if _DECK.search(text)]  # other programs have their .inp and .dat
     written = {str(PurePosixPath(deck).with_suffix(suffix)) for deck in decks for suffix in _CALCULIX}
     written |= {str(PurePosixPath(deck).with_name(_SPOOLES)) for deck in decks}
     found = written & set(paths)
-    texts = [text_of(deck) for deck in decks] if found else []
-    return {path for path in found if not any(PurePosixPath(path).name in text for text in texts)}
+    return {path for path in found if not any(PurePosixPath(path).name in text for text in texts.values())}

@@ -20,8 +20,8 @@ _HEAD = re.compile(
     re.MULTILINE,
 )
 _IDS = {"elem", "integ.pnt.", "element", "slave node", "slave element+face"}
-# the mode's number, the eigenvalue, radians and cycles per time, and the imaginary part
-_FREQUENCIES = re.compile(r"\(CYCLES/TIME.*\n+ +1(?: +[-+.\dE]+){4} *$", re.MULTILINE)
+# nodal diameter of cyclic symmetry, number of the mode, eigenvalue, radians and cycles per time, imaginary part
+_FREQUENCIES = re.compile(r"\(CYCLES/TIME.*\n+(?P<diameter> +\d+)? +1(?: +[-+.\dE]+){4} *$", re.MULTILINE)
 _BUCKLING = re.compile(r"BUCKLING *\n *FACTOR *\n+ +1 +[-+.\dE]+ *$", re.MULTILINE)
 _NOISE = 1e-6
 """Of a table's largest number: what is smaller is zero but for rounding"""
@@ -32,8 +32,8 @@ def printed_rules(text: str) -> Iterator[tuple[str, Rule]]:
 
     Of a column of many rows it is the one of largest magnitude; of the modes, the first.
     """
-    if _FREQUENCIES.search(text):
-        yield "frequency 1", {"below": r"\(CYCLES/TIME", "column": 4, "reduce": "first"}
+    if modes := _FREQUENCIES.search(text):
+        yield "frequency 1", {"below": r"\(CYCLES/TIME", "column": 5 if modes["diameter"] else 4, "reduce": "first"}
     if _BUCKLING.search(text):
         yield "buckling factor 1", {"below": r"BUCKLING *\n *FACTOR", "column": 2, "reduce": "first"}
     heads = {f"{match['what']} {match['where']}": match for match in _HEAD.finditer(text)}  # of all times, the last

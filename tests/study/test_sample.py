@@ -61,6 +61,13 @@ MODE NO.   X-COMPONENT     Y-COMPONENT
 
       1  -0.5143713E-01  -0.7249133E-02
 """
+CYCLIC = """
+  NODAL   MODE NO    EIGENVALUE                      FREQUENCY
+ DIAMETER                                    REAL PART            IMAGINARY PART
+                                    (RAD/TIME)      (CYCLES/TIME)   (RAD/TIME)
+
+    2          1   0.4687377E+00   0.6846442E+00   0.1089645E+00   0.0000000E+00
+"""
 BUCKLING = """
      B U C K L I N G   F A C T O R   O U T P U T
 
@@ -107,9 +114,10 @@ def test_a_table_is_not_taken_for_one_whose_name_ends_alike(tmp_path: Path) -> N
 
 def test_the_first_mode_is_offered(tmp_path: Path) -> None:
     """Cycles per time, not the eigenvalue; and the factor of buckling."""
-    assert found(tmp_path, **{"modes.dat": MODES, "b.dat": BUCKLING}) == {
+    assert found(tmp_path, **{"modes.dat": MODES, "b.dat": BUCKLING, "c.dat": CYCLIC}) == {
         "buckling_factor_1": 53.53338,
-        "frequency_1": 32.46996,
+        "frequency_1": 0.1089645,
+        "frequency_1_2": 32.46996,
     }
 
 

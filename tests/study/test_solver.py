@@ -95,3 +95,4 @@ def test_what_calculix_has_written_is_left_out() -> None:
     assert leftovers([*old, *keep], lambda _: "*SUBMODEL, INPUT=b.frd\n") == set(old)
     assert leftovers([*old, *keep], lambda _: "*STEP\n") == {*old, "b.frd"}
     assert leftovers(["a.dat", "a.txt"], lambda _: "") == set()
+    assert leftovers(["chem.inp", "chem.dat"], lambda _: "ELEMENTS\nH O\nEND\n") == set()
