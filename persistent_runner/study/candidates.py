@@ -11,7 +11,7 @@ from persistent_runner.study.space import identifier
 from persistent_runner.study.tabular import NUMBER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from persistent_runner.study.context import Context, Syntax
     from persistent_runner.study.deck import Deck, Number
@@ -24,6 +24,8 @@ _ASSIGNED = re.compile(
 # the numbers of points that a block, an edge or a face of OpenFOAM's is made of
 _POINTS = re.compile(r"\b(?:hex|arc|spline|polyLine)\b[^(]*(?:\([^)]*)?$|\bfaces\b[^;]*$")
 _SETTING = re.compile(r"version|precision|interval|write", re.IGNORECASE)
+_OF_THE_RUN = re.compile(r"\b(?:(?:start|end)Time|deltaT|scale)\b")
+_FIELDS = {"0", "0.orig"}
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _MANY = 4
 _MOST_OF_A_LINE = 20
@@ -86,88 +88,104 @@ def _of(deck: Deck) -> Iterator[Candidate]:
         # rows of a table or of a mesh look like the rows beside them
         is_row = len(numbers) > 1 and shapes[n] in {shapes[n - 1], shapes[n + 1]}
         for number in numbers:
-            around = within(context, line[: number.start]) if syntax == "foam" else context
-            likely = _likely(syntax, number, numbers, line, around, is_row=is_row)
-            if likely > _NEVER // 2 and not around.is_remark:
-                yield Candidate(number, _name(_words(syntax, number, numbers, line, around)), likely, around)
+            before = line[: number.start]
+            around = within(context, before) if syntax == "foam" else context
+            place = _Place(number, numbers, before, around, is_row)
+            likely, words = _JUDGED[syntax](place)
+            if likely != _NEVER and not around.is_remark:
+                yield Candidate(number, _name(words), likely, around)
 
 
-def _likely(syntax: Syntax, number: Number, numbers: list[Number], line: str, context: Context, *, is_row: bool) -> int:
-    if syntax == "abaqus":
-        is_direction = len(numbers) > 1 and all(_plain(each) for each in numbers)
-        return _likely_in_abaqus(number, line, context) - (6 if is_direction else _plain(number))
-    if syntax == "foam":
-        return _likely_in_foam(number, line, context) - _plain(number)
-    assigned = _ASSIGNED.search(line[: number.start])
-    name = (assigned["name"] or assigned["first"]) if assigned else context.names[-1]
-    reals = sum(not each.is_whole for each in numbers)
-    likely = 3 * bool(assigned) + 2 * (len(numbers) == 1) - (number.value in {0, 1}) - 6 * bool(_SETTING.search(name))
+@dataclass(frozen=True)
+class _Place:
+    """A number among those of its line, the line before it, and what that belongs to."""
+
+    number: Number
+    beside: list[Number]
+    before: str
+    context: Context
+    is_row: bool
+
+    @property
+    def assigned(self) -> str:
+        """The name that the number is assigned to, or else the heading that it stands below."""
+        match = _ASSIGNED.search(self.before)
+        return (match["name"] or match["first"]) if match else self.context.names[-1]
+
+    @property
+    def discount(self) -> int:
+        """How much less likely 0 and 1 are, above all the parts of a direction."""
+        is_direction = len(self.beside) > 1 and all(abs(each.value) in {0, 1} for each in self.beside)
+        return 6 * (self.number.value == 0 or is_direction) + 2 * (abs(self.number.value) == 1)
+
+
+def _judged(place: _Place) -> tuple[int, str]:
+    """Return how likely a number of some deck is, and words for it."""
+    number, beside = place.number, place.beside
+    reals = sum(not each.is_whole for each in beside)
+    is_prose = len(_WORD.findall(number.deck.lines[number.line - 1])) > _MANY
+    likely = 3 * (_ASSIGNED.search(place.before) is not None) + 2 * (len(beside) == 1)
     likely += 0 if number.is_whole else 1 + 2 * (reals == 1)  # among the numbers of nodes and sets
-    is_prose = len(_WORD.findall(line)) > _MANY
-    return likely - 4 * is_row - 2 * (len(numbers) > _MANY) - 3 * context.is_head - 4 * is_prose
+    likely -= 4 * place.is_row + 2 * (len(beside) > _MANY) + 3 * place.context.is_head + 4 * is_prose
+    likely -= (number.value in {0, 1}) + 6 * bool(_SETTING.search(place.assigned))
+    return likely, place.assigned
 
 
-def _plain(number: Number) -> int:
-    """Return how much less likely a number is that says no or as it is."""
-    return 6 * (number.value == 0) + 2 * (abs(number.value) == 1)
-
-
-def _likely_in_abaqus(number: Number, line: str, context: Context) -> int:
-    (keyword,) = context.names
-    if context.is_head:
-        return -2
+def _judged_in_abaqus(place: _Place) -> tuple[int, str]:
+    (keyword,) = place.context.names
+    if place.context.is_head:
+        return -2, place.assigned
+    addresses = _ADDRESSES.get(keyword, 0)
+    if place.before.count(",") < addresses:
+        return _NEVER, ""
     likely = next((likely for pattern, likely in _KEYWORDS if re.fullmatch(pattern, keyword)), 3)
-    item = line[: number.start].count(",")
-    return _NEVER if item < _ADDRESSES.get(keyword, 0) else likely
+    of = re.search(r"\belset\s*=\s*([^,\s]+)", place.context.words, re.IGNORECASE)
+    words = of[1] if of and keyword.endswith("section") else keyword
+    items = place.beside[addresses:]
+    if place.number in items and len(items) > 1:
+        words += f" {items.index(place.number) + 1}"
+    return likely if likely == _NEVER else likely - place.discount, words
 
 
-def _likely_in_foam(number: Number, line: str, context: Context) -> int:
-    names, before = context.names, line[: number.start]
+def _judged_in_foam(place: _Place) -> tuple[int, str]:
+    likely = _likely_in_foam(place)
+    folder, _, file = place.number.deck.path.rpartition("/")
+    names = place.context.names
+    vector = re.search(r"\(([^()]*)$", place.before)
+    at = len(vector[1].split()) if vector else 3
+    key = re.match(r"\s*(\w+)", place.before)
+    if folder in _FIELDS:
+        words = f"{file} {names[-1] if 'boundaryField' in names else 'internal'}"
+    elif names and (key is None or vector):
+        words = names[-1]
+    else:
+        words = key[1] if key else file
+    words += f" {'xyz'[at]}" if at < 3 else ""
+    return likely if likely == _NEVER else likely - place.discount, words
+
+
+def _likely_in_foam(place: _Place) -> int:
+    names, before = place.context.names, place.before
     is_dimension = before.count("[") > before.count("]")
     if is_dimension or names[:1] == ("FoamFile",) or "faces" in names or _POINTS.search(before):
         return _NEVER
-    folder, _, file = number.deck.path.rpartition("/")
-    if folder in {"0", "0.orig"}:
+    folder, _, file = place.number.deck.path.rpartition("/")
+    if folder in _FIELDS:
         is_wall = any("wall" in name.lower() for name in names)
         return 9 - 3 * ("boundaryField" not in names) - 2 * is_wall
     if file == "blockMeshDict":
         is_variable = not names and re.fullmatch(r"\s*(?!scale\b|convertToMeters\b)\w+\s+", before)
         return 7 if "vertices" in names or is_variable else 2
-    if folder == "system":
-        return -6 * bool(_SETTING.search(before))
-    if file == "g":  # gravity
-        return 2
-    return (
-        8 - 6 * bool(_SETTING.search(before)) - 6 * bool(re.search(r"\b(?:(?:start|end)Time|deltaT|scale)\b", before))
-    )
+    if folder == "system" or file == "g":  # gravity
+        return 0 - 6 * bool(_SETTING.search(before))
+    return 8 - 6 * bool(_SETTING.search(before) or _OF_THE_RUN.search(before))
 
 
-def _words(syntax: Syntax, number: Number, numbers: list[Number], line: str, context: Context) -> str:
-    """Return words that say which number it is."""
-    before = line[: number.start]
-    if syntax == "foam":
-        return _words_in_foam(number, before, context)
-    if syntax == "abaqus" and not context.is_head:
-        (keyword,) = context.names
-        of = re.search(r"\belset\s*=\s*([^,\s]+)", context.words, re.IGNORECASE)
-        base = of[1] if of and keyword.endswith("section") else keyword
-        free = numbers[_ADDRESSES.get(keyword, 0) :]
-        return f"{base} {free.index(number) + 1}" if number in free and len(free) > 1 else base
-    assigned = _ASSIGNED.search(before)
-    return (assigned["name"] or assigned["first"]) if assigned else context.names[-1]
-
-
-def _words_in_foam(number: Number, before: str, context: Context) -> str:
-    folder, _, file = number.deck.path.rpartition("/")
-    vector = re.search(r"\(([^()]*)$", before)
-    component = f" {'xyz'[min(len(vector[1].split()), 2)]}" if vector and len(vector[1].split()) < 3 else ""
-    key = re.match(r"\s*(\w+)", before)
-    if folder in {"0", "0.orig"}:
-        patch = context.names[-1] if "boundaryField" in context.names else "internal"
-        return f"{file} {patch}{component}"
-    if context.names and (key is None or vector):
-        return f"{context.names[-1]}{component}"
-    return f"{key[1] if key else file}{component}"
+_JUDGED: dict[Syntax, Callable[[_Place], tuple[int, str]]] = {
+    "abaqus": _judged_in_abaqus,
+    "foam": _judged_in_foam,
+    "": _judged,
+}
 
 
 def _name(text: str) -> str:
