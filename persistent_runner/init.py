@@ -14,7 +14,7 @@ from persistent_runner.errors import ConfigError
 from persistent_runner.init_report import CASE, say
 from persistent_runner.inputs import TEMPLATE_SUFFIX, read_input, walk_inputs
 from persistent_runner.interview import ask_for_command, ask_for_marks, ask_for_metrics
-from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark
+from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark, with_includes
 from persistent_runner.study.leftovers import leftovers
 from persistent_runner.study.new import NewStudy
 from persistent_runner.study.sample import proposals, read_metric
@@ -139,7 +139,7 @@ def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
             found[file.path] = text
     if found and all(text.is_compressed for text in found.values()):
         raise ConfigError(f"{', '.join(found)} is compressed, so its numbers cannot be seen", remedy="gunzip it first.")
-    return found
+    return with_includes(found)
 
 
 def _compressed(texts: Mapping[str, Deck]) -> Iterator[str]:

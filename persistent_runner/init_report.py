@@ -83,5 +83,5 @@ def nothing_in(sample: str) -> str:
     """Return what is to be said of a finished run that holds no number that a rule could read."""
     files = [path for path in Path(sample).rglob("*") if path.is_file()]
     fields = [path.name for path in files if path.suffix == ".frd"]
-    why = _FIELDS.format(fields[0]) if fields else f"looked at were {len(files)} files; a rule may be written by hand."
+    why = _FIELDS.format(fields[0]) if fields else f"files looked at: {len(files)}. A rule may be written by hand."
     return f"--sample {sample}: no number was found that a rule could read; {why}"

@@ -26,7 +26,6 @@ _PAGE = 20
 _SHOWN_COLUMNS = 60
 _WHICH = "Which (such as 1 or 2-5,8; more; /WORD to look for; [FILE:]LINE:COLUMN; nothing when done)"
 _DIRECTIONS: dict[str, Direction] = {"minimize": "minimize", "maximize": "maximize"}
-_PLACE = re.compile(r"(?:.+:)?\d+:\d+", re.ASCII)
 
 
 def ask_for_marks(decks: Mapping[str, Deck]) -> list[Mark]:
@@ -67,9 +66,7 @@ class _Listing:
         if answer.startswith("/"):
             self._look_for(answer[1:].strip())
             return []
-        # a file's name may hold blanks
-        words = [answer] if _PLACE.fullmatch(answer) else answer.replace(",", " ").split()
-        return [each for word in words for each in self._chosen(word)]
+        return [each for word in answer.replace(",", " ").split() for each in self._chosen(word)]
 
     def _chosen(self, word: str) -> list[tuple[Number, str]]:
         if ":" in word:

@@ -528,7 +528,7 @@ def test_a_sample_without_a_number_is_said(here: Path, capsys: pytest.CaptureFix
     (done / "notes").write_text("it ran\n")
     init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], sample="done")
     said = capsys.readouterr().out
-    assert "--sample done: no number was found that a rule could read; looked at were 1 files" in said
+    assert "--sample done: no number was found that a rule could read; files looked at: 1." in said
     assert "--sample DIR" not in said
 
     (done / "beam.frd").write_text("    1C\n")

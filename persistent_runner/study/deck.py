@@ -26,6 +26,7 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _NASTRAN_NUMBER = re.compile(rf"[+-]?(?:{_PLAIN}|(?:\d+\.\d*|\.\d+)[+-]\d+)", re.ASCII)
 _NASTRAN_NAMES = {".bdf", ".nas"}
 _ABAQUS_KEYWORD = re.compile(r"^[ \t]*\*[A-Za-z]", re.MULTILINE)
+_INCLUDED = re.compile(r"^[ \t]*\*INCLUDE\s*,\s*INPUT\s*=\s*([^\s,]+)", re.MULTILINE | re.IGNORECASE)
 _GZIP = b"\x1f\x8b"
 _PARAM = re.compile(r"(?P<name>[^=]*)=(?P<place>(?:.+:)?\d{1,9}:\d{1,9}):(?P<low>[^:]+):(?P<high>[^:]+)", re.ASCII)
 _PLACE = re.compile(r"(?:(?P<file>.+):)?(?P<line>\d{1,9}):(?P<column>\d{1,9})", re.ASCII)
@@ -48,6 +49,8 @@ class Deck:
     encoding: str = "utf-8"
     mark: bytes = b""
     is_compressed: bool = False
+    is_included: bool = False
+    """Whether a deck of Abaqus or CalculiX includes it, so that it is one without a keyword, too."""
 
     @classmethod
     def of(cls, path: str, data: bytes) -> Deck | None:
@@ -81,7 +84,8 @@ class Deck:
     @cached_property
     def is_abaqus(self) -> bool:
         """Whether it is a deck of Abaqus or CalculiX."""
-        return PurePosixPath(self.path).suffix.lower() == ".inp" and _ABAQUS_KEYWORD.search(self.text) is not None
+        is_named_so = PurePosixPath(self.path).suffix.lower() == ".inp"
+        return self.is_included or (is_named_so and _ABAQUS_KEYWORD.search(self.text) is not None)
 
     def _is_bulk(self, line: int) -> bool:
         return self._bulk_from is not None and line > self._bulk_from
@@ -203,6 +207,12 @@ class Mark:
         """Return what stands in the template: the name, and the filter by which the solver reads the whole number."""
         fits = number.deck.real_filter(number.line) if number.field or not self.is_int else ""
         return f"{delimiters.start} {self.name}{f' | {fits}' if fits else ''} {delimiters.end}"
+
+
+def with_includes(decks: Mapping[str, Deck]) -> dict[str, Deck]:
+    """Return the decks, those known for it that a deck of Abaqus or CalculiX includes, by their name alone."""
+    names = {PurePosixPath(name).name for deck in decks.values() for name in _INCLUDED.findall(deck.text)}
+    return {path: replace(deck, is_included=PurePosixPath(path).name in names) for path, deck in decks.items()}
 
 
 def read_mark(decks: Mapping[str, Deck], given: str) -> Mark:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from persistent_runner.study.candidates import Candidate, candidates
-from persistent_runner.study.deck import Deck
+from persistent_runner.study.deck import Deck, with_includes
 
 BEAM = Deck(
     "beam.inp",
@@ -141,4 +141,8 @@ def test_a_real_number_keeps_its_digits_in_what_its_solver_reads() -> None:
     assert BEAM.real_filter(13) == "abaqus(20)"
     assert [bulk.real_filter(n) for n in (1, 3, 4)] == ["", "nastran(8)", "nastran(16)"]
     assert FIELD.real_filter(1) == ""
+    mesh = Deck("sub/nodes.txt", "1, 0.5, 0.25, 0.125\n")
+    main = Deck("a.inp", "*NODE\n*include, input=nodes.txt\n*STEP\n")
+    assert mesh.real_filter(1) == ""
+    assert with_includes({"sub/nodes.txt": mesh, "a.inp": main})["sub/nodes.txt"].real_filter(1) == "abaqus(20)"
     assert Deck("net.inp", "[PIPES]\n1 1 2 1000 300 130\n").real_filter(2) == ""
