@@ -8,13 +8,14 @@
        logs.py                                 shows what a trial prints
        site.py                                 the only file that chooses a platform
        login.py  doctor.py  findings.py  draft.py   before any money: the account, and what a start would meet
-       init.py  interview.py                   a study from a deck that runs already; what it asks for
+       init.py  interview.py  init_report.py   a study from a deck that runs already; what it asks for, and says
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands between | faults fault_kinds answers shown control journal durations
     5  study/    spec tables fields toml | space design formula samplers | extract readers tabular functions objective
-         loop proposals pilot failures standby fuse stopping tenure outbox progress resume returned | content reread
-         run_folder storage spending summary results | schema reference | deck candidates solver sample new
+         loop proposals pilot failures standby committed fuse stopping tenure outbox progress resume returned
+         content reread | run_folder storage spending summary results | schema reference
+         deck context candidates leftovers solver | sample printed new
        rescale/  api fields | client catalogue states transport
     4  pool.py  spread.py                      trials onto nodes; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
@@ -22,7 +23,7 @@
     2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
          transfer explain live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
-       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py
+       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py  pipes.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _FOLDER = click.Path(path_type=str)
 _SETTLED = {"COMPLETE", "FAIL", "PRUNED"}
 _INTERRUPTED = 130
+_PARAM_HELP = "Vary this number: with 5:20 in whole numbers, where it is one itself, with 5.0:20.0 in real ones."
+_METRIC_HELP = "KIND: column, regex or json; of several values the last, or as in column@max, regex@mean, regex@1."
 STUDY_HELP = """Run the study of a folder or a study.toml on a leased cluster.
 
 Without a profile the cluster is leased on the local platform: this machine, real SSH, no account. The same line again
@@ -245,8 +247,6 @@ def logs(trial: int, study: str | None, runs_dir: str | None, **options: Any) ->
             show_log(run, trial, write=lambda text: click.echo(text, nl=False), say=say, **options)
         except KeyboardInterrupt:
             sys.exit(_INTERRUPTED)
-        except BrokenPipeError:  # its reader has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @main.command()
@@ -324,10 +324,10 @@ def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_
 @main.command()
 @click.argument("decks", nargs=-1, required=True, metavar="DECK...", type=_FOLDER)
 @click.option("--into", type=_FOLDER, metavar="NAME", help="The new folder (default: the deck's name).")
-@click.option("--param", "params", multiple=True, metavar="NAME=[FILE:]LINE:COLUMN:LOW:HIGH", help="Vary this number.")
+@click.option("--param", "params", multiple=True, metavar="NAME=[FILE:]LINE:COLUMN:LOW:HIGH", help=_PARAM_HELP)
 @click.option("--command", multiple=True, metavar="TEXT", help="What runs a trial; several make several lines.")
 @click.option("--sample", type=_FOLDER, metavar="DIR", help="A finished run's files, to find what can be read.")
-@click.option("--metric", "metrics", multiple=True, metavar="NAME=FILE:KIND:RULE", help="KIND: column, regex or json.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=FILE:KIND:RULE", help=_METRIC_HELP)
 def init(decks: tuple[str, ...], **options: Any) -> None:
     """Make a study's folder from a deck that runs already: files, or the folder of a case.
 
@@ -370,6 +370,7 @@ def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
 def _ending(*, verbose: bool) -> Iterator[None]:
     """Turn what ends a command early into a message and an exit code; a traceback is the user's objective's only."""
     from persistent_runner.errors import RunnerError
+    from persistent_runner.pipes import silence_unread
     from persistent_runner.redaction import redact
 
     try:
@@ -385,6 +386,8 @@ def _ending(*, verbose: bool) -> Iterator[None]:
         click.echo("Interrupted.", err=True)
         sys.exit(_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the objective's own, which ended the study
+        if isinstance(error, BrokenPipeError) and silence_unread():
+            return
         text = traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))
         click.echo(redact("".join(text)), err=True)
         sys.exit(1)

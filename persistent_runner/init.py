@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.inputs import TEMPLATE_SUFFIX, walk_inputs
+from persistent_runner.init_report import CASE, say
+from persistent_runner.inputs import TEMPLATE_SUFFIX, read_input, walk_inputs
 from persistent_runner.interview import ask_for_command, ask_for_marks, ask_for_metrics
-from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark
+from persistent_runner.study.deck import PARAM_FORM, Deck, free_delimiters, joined, read_mark, with_includes
+from persistent_runner.study.leftovers import leftovers
 from persistent_runner.study.new import NewStudy
-from persistent_runner.study.sample import METRIC_FORM, proposals, read_metric
+from persistent_runner.study.sample import proposals, read_metric
 from persistent_runner.study.solver import Solver, solver_of
 from persistent_runner.study.spec import StudySpec
 from persistent_runner.study.toml import FILE_NAME
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from persistent_runner.study.fields import Direction
     from persistent_runner.study.sample import Metric
 
-_CASE = "case"
 _LARGEST_TEXT_BYTES = 2**26
 
 
@@ -47,7 +48,7 @@ def init_study(
     """
     folder = _new_folder(decks, into)
     results = _sample_folder(sample)
-    files = _files(decks)
+    files, left = _without_leftovers(decks, _files(decks))
     texts = _texts(files)
     asks = sys.stdin.isatty()
     if not params and not asks:
@@ -59,12 +60,12 @@ def init_study(
     marks = joined([read_mark(texts, each) for each in params]) or ask_for_marks(texts)
     solver = solver_of(texts)
     if command:
-        solver = replace(solver or Solver(""), command=list(command))
+        solver = replace(solver or Solver(""), command=list(command), note="", logs=None)
     elif solver is None and asks:
         solver = ask_for_command()
     marked = [text for text in texts.values() if any(n.deck is text for mark in marks for n in mark.numbers)]
     inputs = {text.path for text in marked} | (_unchanged(files, results) if results else set())
-    proposed = proposals(results, inputs) if results and not given else []
+    proposed = proposals(results, inputs, solver.logs if solver else None) if results and not given else []
     objectives: dict[str, Direction] = {given[0].name: "minimize"} if given else {}
     if proposed and asks:
         given, objectives = ask_for_metrics(proposed)
@@ -78,8 +79,8 @@ def init_study(
         delimiters=free_delimiters(marked),
     )
     _write(folder, files, marked, study)
-    _say(folder, files, marked, study)
-    for warning in [*_doubts(files, study), *_missing(decks, texts, files)]:
+    say(folder, files, marked, study, left=left, sample=sample)
+    for warning in [*_doubts(files, study), *_missing(decks, texts, files), *_compressed(texts)]:
         click.echo(f"Warning: {warning}", err=True)
     return folder
 
@@ -113,6 +114,17 @@ def _files(decks: Sequence[str]) -> list[InputFile]:
     return files
 
 
+def _without_leftovers(decks: Sequence[str], files: list[InputFile]) -> tuple[list[InputFile], list[str]]:
+    """Return the files without an earlier run's results, and what was left out; what is named itself stays."""
+    named = {Path(deck).resolve() for deck in decks}
+    sources = {file.path: file.source for file in files if file.source.resolve() not in named}
+    left = leftovers(sources.keys(), lambda path: read_input(sources[path]).decode("latin-1"))
+    kept = [file for file in files if file.path not in left]
+    tops = {file.path.split("/")[0] for file in kept}
+    names = (path if (top := path.split("/")[0]) in tops else top for path in sorted(left))
+    return kept, list(dict.fromkeys(names))
+
+
 def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
     """Return the files that are text, by where they land; links and those above 64 MiB are not looked into."""
     found = {}
@@ -125,7 +137,15 @@ def _texts(files: Sequence[InputFile]) -> dict[str, Deck]:
             raise ConfigError(f"{file.source} cannot be read: {error.strerror}") from None
         if text is not None:
             found[file.path] = text
-    return found
+    if found and all(text.is_compressed for text in found.values()):
+        raise ConfigError(f"{', '.join(found)} is compressed, so its numbers cannot be seen", remedy="gunzip it first.")
+    return with_includes(found)
+
+
+def _compressed(texts: Mapping[str, Deck]) -> Iterator[str]:
+    found = [path for path, text in texts.items() if text.is_compressed]
+    if found:
+        yield f"compressed, so no number in it can be varied: {', '.join(found)}; gunzip first what you want to vary."
 
 
 def _check_names(metrics: Sequence[Metric]) -> None:
@@ -154,7 +174,7 @@ def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], stu
         folder.mkdir(parents=True)
         try:
             for file in files:
-                _copy(file, folder / _CASE, templates)
+                _copy(file, folder / CASE, templates)
             (folder / FILE_NAME).write_text(study.toml(), encoding="utf-8", newline="\n")
             if study.metrics and study.solver:
                 _load(folder)
@@ -188,36 +208,6 @@ def _copy(file: InputFile, case: Path, templates: Mapping[Path, bytes]) -> None:
     shutil.copymode(file.source, target)
 
 
-def _say(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy) -> None:
-    case = folder / _CASE
-    size = sum(file.source.stat().st_size for file in files) / 1e6
-    click.echo(f"{folder / FILE_NAME}: varies {', '.join(mark.name for mark in study.marks)}")
-    click.echo(f"{case}: the deck's files ({len(files)}, {size:.1f} MB), as they are but for the parameters in")
-    for deck in marked:
-        click.echo(f"  {case / (deck.path + TEMPLATE_SUFFIX)}")
-    for mark in study.marks:
-        places = ", ".join(number.place for number in mark.numbers)
-        kind = "int" if mark.is_int else "float"
-        click.echo(f"  {mark.name}: {mark.numbers[0].text} at {places}; {kind}, {mark.low:g} to {mark.high:g}")
-    if study.solver and study.solver.name:
-        click.echo(f"It looks like {study.solver.name}; the command is: {'; '.join(study.solver.command)}")
-    for metric in study.metrics:
-        shown = "not tried, for want of --sample" if metric.value is None else f"{metric.value:g} ({metric.note})"
-        direction = study.objectives.get(metric.name)
-        click.echo(f"  {metric.name}, {direction or 'read'}: {shown}")
-    left = [] if study.solver else ["[trial] command"]
-    left += [] if study.metrics else ["[metrics]", "[objectives]"]
-    if left:
-        click.echo(f"Left to write in {folder / FILE_NAME}: {', '.join(left)}.")
-    if not study.metrics:
-        for metric in study.proposed:
-            click.echo(f"  proposed there: {metric.name} = {metric.value:g} ({metric.extract.file}, {metric.note})")
-        if not study.proposed:
-            click.echo(f"  or give them: {METRIC_FORM}, with --sample DIR of a finished run")
-    name = click.format_filename(folder)
-    click.echo(f"\nThen type:  run-study {name} --check\n            run-study {name}")
-
-
 def _doubts(files: Sequence[InputFile], study: NewStudy) -> Iterator[str]:
     """Yield what may not be as its owner thinks."""
     for mark in study.marks:
@@ -231,7 +221,7 @@ def _doubts(files: Sequence[InputFile], study: NewStudy) -> Iterator[str]:
     there = [file.path for file in files if file.path in read]
     if there:
         yield (
-            f"an old result was copied with the deck: {', '.join(there)}. Remove it from {_CASE}, or a trial that "
+            f"an old result was copied with the deck: {', '.join(there)}. Remove it from {CASE}, or a trial that "
             "writes none gives its number."
         )
 
@@ -248,5 +238,5 @@ def _missing(decks: Sequence[str], texts: Mapping[str, Deck], files: Sequence[In
         if named:
             yield (
                 f"{deck.name} names what lies beside it and was not copied: {', '.join(named)}. "
-                f"Put it into {_CASE} if a trial needs it."
+                f"Put it into {CASE} if a trial needs it."
             )

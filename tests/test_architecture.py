@@ -30,6 +30,7 @@ FLOORS = {
     "draft": 7,
     "findings": 7,
     "init": 7,
+    "init_report": 7,
     "interview": 7,
     "local_platform": 6,
     "study": 5,
@@ -43,6 +44,7 @@ FLOORS = {
     "settings": 1,
     "background": 1,
     "printable": 1,
+    "pipes": 1,
     "account": 1,
     "render": 1,
     "formats": 1,
@@ -74,6 +76,7 @@ MAY_BE_POSIX = {"local_platform", "remote.agent"}
 # Whoever goes on after a failed call. A poll loop asks anew for a state that changes, whatever the last answer was.
 MAY_GO_ON = {
     "recovery.recover": "the one place that repeats a failed call",
+    "interview._asked_until": "asks a person anew, whose next answer is another one",
     "lease.settle.settle": "settles another record each time",
     "lease.watch.wait_until_executing": "polls the job's state",
     "lease.watch.wait_for_nodes": "polls the job's machines",

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from persistent_runner.local_platform.attach import make_key_pair
-from tests.driving import HOSTILE, Place, unfinished_jobs, until
+from tests.driving import BIN, DEADLINE, HOSTILE, Place, unfinished_jobs, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,6 +180,41 @@ def test_help_and_version(place) -> None:
     assert faults.end() == 0
     assert {"lost", "preempt", "ssh", "stop_hangs"} <= set(faults.out.splitlines())
     assert "options: after, relaunch" in faults.out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "persistent-runner init a.txt --into made --param x=1:5:1:9",
+        "persistent-runner doctor",
+        "persistent-runner leases",
+        "persistent-runner schema",
+        "run-study study --check",
+    ],
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_reader_that_has_seen_enough_is_no_error(place, args, both) -> None:
+    """`| head` ends a command quietly, whatever it was about to say, and what it was asked for is done."""
+    place.study()
+    (place.folder / "a.txt").write_text("x = 5\n")
+    ours, theirs = os.pipe()
+    os.close(ours)
+    program, *options = args.split()
+    done = subprocess.run(
+        [BIN / program, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs if both else subprocess.PIPE,
+        cwd=place.folder,
+        env=place.environment,
+        timeout=DEADLINE,
+        check=False,
+    )
+    os.close(theirs)
+    assert done.returncode in {0, 1}
+    assert "Traceback" not in str(done.stderr)
+    assert "BrokenPipe" not in str(done.stderr)
+    assert (place.folder / "made" / "study.toml").exists() == ("init" in args)
 
 
 def test_a_study_with_all_that_a_space_can_say(place) -> None:

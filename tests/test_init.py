@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
-import os
-import pty
+import shlex
 import stat
 import subprocess
-import threading
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from persistent_runner.render import render_inputs
 from persistent_runner.study.candidates import candidates
 from persistent_runner.study.deck import Deck
 from persistent_runner.study.spec import StudySpec
-from tests.driving import BIN, DEADLINE, HOSTILE, Place
+from tests.driving import DEADLINE, HOSTILE, Place
 from tests.studies.trial_here import Study, needs
 
 if TYPE_CHECKING:
@@ -188,7 +187,8 @@ def test_a_study_loads_and_says_what_it_varies(here: Path, capsys: pytest.Captur
     assert rendered(here / "study")["beam.txt"].count(b"= 0.1\n") == 2
     said = capsys.readouterr().out
     assert said.endswith("Then type:  run-study study --check\n            run-study study\n")
-    assert "load: 1.0D3 at beam.txt:4:8; float, 500 to 2000" in said
+    assert "load: 1.0D3 at beam.txt:4:8; real numbers from 500 to 2000" in said
+    assert "ribs: 4 at beam.txt:3:8; whole numbers from 2 to 8" in said
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_wrong_param_is_explained_and_nothing_is_made(here: Path, params: list
         ({"decks": ["baem"]}, 'input "baem" is not there; .*did you mean "beam"'),
         ({"decks": ["beam"], "into": None}, r"beam is there already\nChoose another name with --into beam-study"),
         ({"command": [" "], "metrics": [METRIC]}, r"\[trial\] command .*: is empty or holds a NUL.*\nNothing was made"),
-        ({"metrics": ["mass"]}, r"--metric mass: is not of the form\nWrite --metric NAME=FILE:column"),
+        ({"metrics": ["mass"]}, r"--metric mass: is not of the form\nWrite --metric NAME=FILE:KIND:RULE"),
         ({"metrics": ["m=report.csv:regex:mass (\\S+"]}, "regex: is no regular expression"),
         ({"metrics": ["m=/etc/x:column:mass"]}, "is not a file below the working directory"),
         ({"metrics": ["m=r.csv:column:a", "m=r.csv:column:b"]}, "--metric m= is given twice"),
@@ -281,7 +281,10 @@ def test_a_link_stays_one_unless_a_template_stands_where_it_leads(here: Path) ->
 
 
 def test_fixed_fields_keep_their_width(here: Path) -> None:
-    """In Nastran's bulk data of 8 and 16 columns a number fills its field, whatever the sampler proposes."""
+    """In Nastran's bulk data of 8 and 16 columns a number fills its field, whatever the sampler proposes.
+
+    Between commas it has no more characters than in a field: of more, Nastran drops some.
+    """
     deck = (
         "SOL 101\nBEGIN BULK\n"
         "PSHELL  1       1       0.12    1\n"
@@ -297,7 +300,7 @@ def test_fixed_fields_keep_their_width(here: Path) -> None:
 
     template = (here / "wing" / "case" / "wing.bdf.j2").read_text().splitlines()
     assert template[2] == "PSHELL  1       1       @{ t | nastran(8) }@1"
-    assert template[4] == "PSHELL,2,1,@{ free }@"
+    assert template[4] == "PSHELL,2,1,@{ free | nastran(8) }@"
     spec = StudySpec.load(here / "wing")
     assert rendered(here / "wing")["wing.bdf"].endswith(b"\r\nFORCE   1              2\r\nENDDATA\r\n")
     ends = {"g": 1, "t": 1 / 7, "e": 3e5 / 1.7, "free": 0.1, "n": 9, "nu": -0.8123456789}
@@ -352,7 +355,7 @@ def test_the_likeliest_numbers_come_first() -> None:
     def first(deck: Deck, count: int) -> list[str]:
         return [f"{each.name} {each.number.text}" for each in candidates([deck])[:count]]
 
-    assert first(brick, 2) == ["elastic 210000.", "elastic 0.3"]
+    assert first(brick, 2) == ["elastic_1 210000.", "elastic_2 0.3"]
     assert first(channel, 1) == ["width 0.002"]
     assert first(heading, 1) == ["solid_section 0.5"]
 
@@ -382,10 +385,11 @@ def test_a_sample_shows_what_can_be_read(here: Path, capsys: pytest.CaptureFixtu
         if line.startswith("  proposed")
     )
     assert shown == {
-        "vx_max": "0.4", "vy_max": "0.2", "vz_max": "0.3", "time": "2", "cd_x": "0.4", "wing_mass": "2.5",
-        "wing_ribs": "2", "total_mass": "7.5", "clocktime": "3", "cell_count": "12",
+        "vx_max": "0.4", "vy_max": "0.2", "vz_max": "0.3", "cd_x": "0.4", "wing_mass": "2.5", "wing_ribs": "2",
+        "vx_max_2": "0.4", "vy_max_2": "0.2", "vz_max_2": "0.3", "fx_max": "0.4", "fy_max": "0.2", "fz_max": "0.3",
+        "total_mass": "7.5", "cell_count": "12",
     }  # fmt: skip
-    assert list(shown)[-3:] == ["total_mass", "clocktime", "cell_count"]  # what a log says last comes first
+    assert list(shown)[-2:] == ["total_mass", "cell_count"]  # what a log says last comes first
     assert "Left to write in study/study.toml: [metrics], [objectives]." in said
     file = here / "study" / "study.toml"
     head, _, tail = file.read_text().partition("take the # away.\n")
@@ -447,11 +451,11 @@ def test_from_a_deck_to_results(tmp_path: Path) -> None:
     assert made.end() == 0, made.said
     assert "mass, minimize: 0.4 (line 3 of 3, the last row)" in made.out
     lines = [line.split("run-study ")[1] for line in made.out.splitlines() if "run-study " in line]
-    assert lines == ["study --check", "study"]
+    assert lines == [f"study --check --sample {shlex.quote(str(done))}", "study"]
 
-    checked = place.run(*lines[0].split())
+    checked = place.run(*shlex.split(lines[0]))
     assert "height = 0.1, ribs = 4" in checked.out
-    place.run(*lines[1].split(), "--n-trials", "4")
+    place.run(*shlex.split(lines[1]), "--n-trials", "4")
     rows = place.rows("study")
     assert [row["state"] for row in rows] == ["COMPLETE"] * 4
     assert (rows[0]["params_height"], rows[0]["params_ribs"]) == ("0.1", "4")
@@ -516,51 +520,103 @@ def test_an_openfoam_case_runs(tmp_path: Path) -> None:
     assert float(rows[0]["value"]) == pytest.approx(shipped.trial(c=2.9)["heat_density"], rel=1e-6)
 
 
-def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
-    """Numbers are shown, the likeliest first; a wrong answer is explained and asked again."""
+def test_a_sample_without_a_number_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was given is not asked for again; where CalculiX wrote fields alone, it is said how numbers are printed."""
+    beam(here)
+    done = here / "done"
+    done.mkdir()
+    (done / "notes").write_text("it ran\n")
+    init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], sample="done")
+    said = capsys.readouterr().out
+    assert "--sample done: no number was found that a rule could read; files looked at: 1." in said
+    assert "--sample DIR" not in said
+
+    (done / "beam.frd").write_text("    1C\n")
+    init_study(["beam"], into="other", params=["h=beam.txt:2:10:0.02:0.2"], sample="done")
+    said = capsys.readouterr().out
+    assert "beam.frd holds fields, which no rule reads: let the deck print what is to be read (*NODE PRINT" in said
+    assert "When that is written, type:  run-study other --check --sample done\n" in said
+
+
+def test_results_in_the_folder_of_a_deck_stay_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trial that writes none must not find an old one; the sample may be the same folder."""
+    case = here / "case"
+    case.mkdir()
+    (case / "b.inp").write_text(BRICK)
+    for name in ("b.dat", "b.frd", "spooles.out"):
+        (case / name).write_text("mass = 4.5\n")
+    init_study(["case"], into="study", params=["e=b.inp:14:1:1e5:3e5"], sample="case")
+    said, warned = capsys.readouterr()
+    assert [path.name for path in (here / "study" / "case").iterdir()] == ["b.inp.j2"]
+    assert "  without old results: b.dat, b.frd, spooles.out\n" in said
+    assert "proposed there: mass = 4.5 (b.dat" in said
+    assert warned == ""
+
+    (case / "sub").mkdir()
+    (case / "sub" / "b.inp").write_text(BRICK)
+    (case / "sub" / "b.sta").write_text("")
+    (case / "sub" / "c.txt").write_text("")
+    init_study(["case"], into="deep", params=["e=case/b.inp:14:1:1e5:3e5"])
+    assert "  without old results: b.dat, b.frd, spooles.out, sub/b.sta\n" in capsys.readouterr().out
+
+    init_study(["case/b.inp", "case/b.dat"], into="named", params=["e=b.inp:14:1:1e5:3e5"])
+    assert (here / "named" / "case" / "b.dat").exists()
+
+
+def test_an_allrun_is_not_passed_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its steps are the command's, or it is said that they are not."""
+    for path, text in (CHANNEL | {"Allrun": "#!/bin/sh\nrunApplication blockMesh\nrunParallel simpleFoam\n"}).items():
+        file = here / "deck" / path.replace("0/", "0.orig/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    init_study(["deck"], into="study", params=["w=blockMeshDict:5:7:0.001:0.003"], metrics=[METRIC])
+    assert told(here / "study")["trial"]["command"][0] == "cp -r 0.orig 0"
+    assert "its steps are not taken over: compare [trial] command with it" in capsys.readouterr().out
+
+
+def test_a_compressed_deck_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its numbers cannot be seen, so it is no deck; beside one it is copied as it is."""
+    packed = gzip.compress(BRICK.encode())
+    (here / "b.inp.gz").write_bytes(packed)
+    for params in ([], ["e=13:1:1e5:3e5"]):
+        with pytest.raises(ConfigError, match=r"b.inp.gz is compressed, so .*\ngunzip it first."):
+            init_study(["b.inp.gz"], params=params)
+    case = beam(here)
+    (case / "mesh.gz").write_bytes(packed)
+    with pytest.raises(ConfigError, match=r"mesh\.gz is compressed; gunzip it first"):
+        init_study(["beam"], into="study", params=["e=mesh:13:1:1e5:3e5"])
+    init_study(["beam"], into="study", params=["h=beam.txt:2:10:0.02:0.2"], metrics=[METRIC])
+    assert "no number in it can be varied: mesh.gz; gunzip first what you want to vary" in capsys.readouterr().err
+    assert (here / "study" / "case" / "mesh.gz").read_bytes() == packed
+
+
+@needs("ccx", package="calculix-ccx")
+def test_calculix_reads_every_digit_of_a_parameter(tmp_path: Path) -> None:
+    """A density of many digits is no number near 8: the frequency follows it, and is read out of what ccx prints."""
     place = Place(tmp_path / HOSTILE)
-    case = beam(place.folder)
-    (case / "solve.py").rename(place.folder / "solve.py")
+    deck = BRICK.partition("*STEP")[0].replace("*SOLID", "*DENSITY\n7.85e-09\n*SOLID")
+    deck += "*STEP\n*FREQUENCY\n2\n*NODE PRINT, NSET=ALL\nU\n*END STEP\n"
+    (place.folder / "brick.inp").write_text(deck)
     done = place.folder / "done"
     done.mkdir()
-    (done / "report.csv").write_text("step,mass\n1,0.4\n")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [str(BIN / "persistent-runner"), "init", str(case), "--into", "study", "--sample", str(done)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        cwd=place.folder,
-        env=place.environment,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    patience = threading.Timer(DEADLINE, process.kill)
-    patience.start()
-    screen = ""
-    answers = [
-        ("when done)", "77"), ("77", "1"), ("Name [height]", ""), ("Low [0.05]", "0.3"), ("High [0.15]", "0.2"),
-        ("swap them", ""), ("Low [0.05]", ""), ("High [0.15]", "0.2"), ("when done)", "3:8"), ("Name [x]", "ribs"),
-        ("Low [2]", ""), ("High [6]", ""), ("when done)", ""), ("runs this deck", "python3 solve.py"),
-        ("Which are read", "2"), ("mass (minimize", "maximize"),
-    ]  # fmt: skip
-    seen = 0
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        try:
-            while piece := terminal.read(4096):
-                screen += piece.decode()
-                while answers and (at := screen.find(answers[0][0], seen)) >= 0:
-                    seen = at + len(answers[0][0])
-                    os.write(ours, f"{answers.pop(0)[1]}\n".encode())
-        except OSError:  # the other end has closed
-            pass
-    patience.cancel()
-    assert process.wait(DEADLINE) == 0, screen
-    assert '"77" is neither a number from 1 to 3 nor LINE:COLUMN' in screen
-    study = told(place.folder / "study")
-    assert study["space"] == {
-        "height": {"type": "float", "low": 0.05, "high": 0.2},
-        "ribs": {"type": "int", "low": 2, "high": 6},
-    }
-    assert study["objectives"] == {"mass": "maximize"}
-    StudySpec.load(place.folder / "study")
+    (done / "brick.inp").write_text(deck)
+    subprocess.run(["ccx", "-i", "brick"], cwd=done, check=True, capture_output=True, timeout=DEADLINE)
+    line = deck.splitlines().index("7.85e-09") + 1
+    args = ["init", "brick.inp", "--into", "study", "--param", f"rho={line}:1:1e-9:9e-9", "--sample", "done"]
+    made = place.start(*args, program="persistent-runner")
+    assert made.end() == 0, made.said
+    assert "proposed there: frequency_1 = " in made.out
+    assert "When that is written, type:  run-study study --check --sample done\n" in made.out
+    assert "rho: 7.85e-09 at brick.inp:" in made.out
+    file = place.folder / "study" / "study.toml"
+    head, _, tail = file.read_text().partition("take the # away.\n")
+    file.write_text(head + "\n" + "\n".join(line.removeprefix("# ").removeprefix("#") for line in tail.splitlines()))
+
+    checked = place.run("study", "--check", "--sample", "done")
+    assert "frequency_1 = " in checked.out
+    place.run("study", "--n-trials", "4")
+    rows = place.rows("study")
+    known = float(rows[0]["metrics_frequency_1"]) ** 2 * 7.85e-9
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 4
+    for row in rows:
+        assert float(row["metrics_frequency_1"]) ** 2 * float(row["params_rho"]) == pytest.approx(known, rel=1e-5)

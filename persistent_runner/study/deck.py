@@ -25,6 +25,9 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 # Nastran Quick Reference Guide, "Format of Bulk Data Entries": 1.5-3 is 1.5E-3
 _NASTRAN_NUMBER = re.compile(rf"[+-]?(?:{_PLAIN}|(?:\d+\.\d*|\.\d+)[+-]\d+)", re.ASCII)
 _NASTRAN_NAMES = {".bdf", ".nas"}
+_ABAQUS_KEYWORD = re.compile(r"^[ \t]*\*[A-Za-z]", re.MULTILINE)
+_INCLUDED = re.compile(r"^[ \t]*\*INCLUDE\s*,\s*INPUT\s*=\s*([^\s,]+)", re.MULTILINE | re.IGNORECASE)
+_GZIP = b"\x1f\x8b"
 _PARAM = re.compile(r"(?P<name>[^=]*)=(?P<place>(?:.+:)?\d{1,9}:\d{1,9}):(?P<low>[^:]+):(?P<high>[^:]+)", re.ASCII)
 _PLACE = re.compile(r"(?:(?P<file>.+):)?(?P<line>\d{1,9}):(?P<column>\d{1,9})", re.ASCII)
 _OTHER_DELIMITERS = [
@@ -37,17 +40,23 @@ _SHOWN_COLUMNS = 100
 class Deck:
     """A file of a case as text.
 
-    `path` is its place in the case, with `/`; `mark`, that of the byte order, and `encoding` give its bytes back.
+    `path` is its place in the case, with `/`; `mark`, that of the byte order, and `encoding` give its bytes back. One
+    that is compressed has no text.
     """
 
     path: str
     text: str
     encoding: str = "utf-8"
     mark: bytes = b""
+    is_compressed: bool = False
+    is_included: bool = False
+    """Whether a deck of Abaqus or CalculiX includes it, so that it is one without a keyword, too."""
 
     @classmethod
     def of(cls, path: str, data: bytes) -> Deck | None:
         """Return the deck of these bytes, read as templates are; None where they are no text."""
+        if data.startswith(_GZIP):
+            return cls(path, "", is_compressed=True)
         mark = next((mark for mark in BYTE_ORDER_MARKS if data.startswith(mark)), b"")
         encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")
         try:
@@ -72,15 +81,35 @@ class Deck:
                 return n
         return 0 if PurePosixPath(self.path).suffix.lower() in _NASTRAN_NAMES else None
 
+    @cached_property
+    def is_abaqus(self) -> bool:
+        """Whether it is a deck of Abaqus or CalculiX."""
+        is_named_so = PurePosixPath(self.path).suffix.lower() == ".inp"
+        return self.is_included or (is_named_so and _ABAQUS_KEYWORD.search(self.text) is not None)
+
+    def _is_bulk(self, line: int) -> bool:
+        return self._bulk_from is not None and line > self._bulk_from
+
+    def real_filter(self, line: int) -> str:
+        """Return the filter that a real number of a line needs, as its solver reads only so many characters of one.
+
+        Abaqus Analysis Guide, Data lines: 20, and CalculiX takes 8.178144800427807e-09, which has 21, for 8.18.
+        """
+        if self._is_bulk(line):
+            return f"nastran({16 if '*' in self.lines[line - 1][:8] else 8})"
+        return "abaqus(20)" if self.is_abaqus else ""
+
     def numbers(self, line: int) -> list[Number]:
         """Return the numbers of a line, which is counted from 1."""
         text = self.lines[line - 1]
-        if self._bulk_from is not None and line > self._bulk_from and _is_fixed(text):
+        if self._is_bulk(line) and _is_fixed(text):
             return list(_fields(self, line, text))
         return [Number(self, line, match.start(), match.end(), match[0]) for match in _NUMBER.finditer(text)]
 
     def number_at(self, line: int, column: int) -> Number:
         """Return the number that starts at or lies over a column, both from 1; ConfigError if none does."""
+        if self.is_compressed:
+            raise ConfigError(f"{self.path} is compressed; gunzip it first")
         if not 1 <= line <= len(self.lines):
             raise ConfigError(f"{self.path} has {len(self.lines)} lines; there is no line {line}")
         numbers = self.numbers(line)
@@ -157,6 +186,11 @@ class Mark:
         return self.numbers[0].value
 
     @property
+    def words(self) -> str:
+        """The range for people, and what kind of numbers lie in it."""
+        return f"{'whole' if self.is_int else 'real'} numbers from {self.low:g} to {self.high:g}"
+
+    @property
     def is_inside(self) -> bool:
         """Whether the deck's own value lies in the range."""
         return self.low <= self.value <= self.high
@@ -170,9 +204,15 @@ class Mark:
         return str(int(value)) if self.is_int else repr(float(value))
 
     def expression(self, number: Number, delimiters: Delimiters) -> str:
-        """Return what stands in the template: the name, and in a fixed field the filter that fills it."""
-        fills = f" | nastran({number.field[1] - number.field[0]})" if number.field else ""
-        return f"{delimiters.start} {self.name}{fills} {delimiters.end}"
+        """Return what stands in the template: the name, and the filter by which the solver reads the whole number."""
+        fits = number.deck.real_filter(number.line) if number.field or not self.is_int else ""
+        return f"{delimiters.start} {self.name}{f' | {fits}' if fits else ''} {delimiters.end}"
+
+
+def with_includes(decks: Mapping[str, Deck]) -> dict[str, Deck]:
+    """Return the decks, those known for it that a deck of Abaqus or CalculiX includes, by their name alone."""
+    names = {PurePosixPath(name).name for deck in decks.values() for name in _INCLUDED.findall(deck.text)}
+    return {path: replace(deck, is_included=PurePosixPath(path).name in names) for path, deck in decks.items()}
 
 
 def read_mark(decks: Mapping[str, Deck], given: str) -> Mark:
@@ -199,19 +239,27 @@ def new_mark(name: str, number: Number, low: str, high: str) -> Mark:
 
     It is whole where the deck's number, low and high are written as whole numbers.
     """
-    try:
-        identifier(name)
-    except ValueError as error:
-        raise ConfigError(f'"{name}" {error}') from None
     ends = [end.strip() for end in (low, high)]
-    for end in ends:
-        if not re.fullmatch(rf"[+-]?{_PLAIN}", end, re.ASCII):
-            raise ConfigError(f'"{end}" is no number; low and high are numbers, such as 0.5 and 2.0')
-    lowest, highest = (float(end.lower().replace("d", "e")) for end in ends)
+    lowest, highest = map(read_end, ends)
     if not lowest < highest:
         raise ConfigError(f"low ({ends[0]}) is not below high ({ends[1]}); swap them")
     whole = number.is_whole and all(_WHOLE.fullmatch(end) for end in ends)
-    return Mark(name, (number,), lowest, highest, whole)
+    return Mark(read_name(name), (number,), lowest, highest, whole)
+
+
+def read_name(name: str) -> str:
+    """Return the name of a parameter; ConfigError where it cannot be one."""
+    try:
+        return identifier(name)
+    except ValueError as error:
+        raise ConfigError(f'"{name}" {error}') from None
+
+
+def read_end(end: str) -> float:
+    """Return an end of a range; ConfigError where it is no number."""
+    if not re.fullmatch(rf"[+-]?{_PLAIN}", end, re.ASCII):
+        raise ConfigError(f'"{end}" is no number; low and high are numbers, such as 0.5 and 2.0')
+    return float(end.lower().replace("d", "e"))
 
 
 def joined(marks: Iterable[Mark]) -> list[Mark]:
@@ -268,6 +316,7 @@ def _deck(decks: Mapping[str, Deck], file: str | None) -> Deck:
     wanted = PurePosixPath(file.replace("\\", "/"))
     found = [deck for path, deck in decks.items() if path == str(wanted)]
     # as the user sees them: by name alone, or by the path that they were given with
+    found = found or [deck for path, deck in decks.items() if path == f"{wanted}.gz" and deck.is_compressed]
     found = found or [deck for path, deck in decks.items() if PurePosixPath(path).name == str(wanted)]
     found = found or [deck for path, deck in decks.items() if f"/{wanted}".endswith(f"/{path}")]
     if len(found) == 1:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+Rule = dict[str, str | int]
+"""The keys of a [metrics.NAME] beside its file."""
+
+
 def _column(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be a column's name in quotes, or its number, from 1, without them")  # noqa: TRY004 - pydantic takes ValueError alone
@@ -24,11 +28,16 @@ def _column(value: object) -> object:
     return value
 
 
-def _regex(value: str) -> str:
+def _pattern(value: str) -> str:
     try:
-        groups = re.compile(value).groups
+        re.compile(value)
     except re.error as error:
         raise ValueError(f"is no regular expression: {error}") from None
+    return value
+
+
+def _regex(value: str) -> str:
+    groups = re.compile(_pattern(value)).groups
     if groups != 1:
         raise ValueError(f"has {groups} groups; put ( ) around the number only, and (?: ) around others")
     return value
@@ -47,11 +56,15 @@ class Extract(BaseModel):
         json_schema_extra={
             "oneOf": [{"required": [rule]} for rule in ("column", "regex", "json", "function", "expr")],
             "dependentRequired": {"column": ["file"], "regex": ["file"], "json": ["file"], "match": ["regex"]},
+            "dependentSchemas": {"below": {"anyOf": [{"required": [rule]} for rule in ("column", "regex")]}},
         },
     )
     file: RelativePath | None = Field(default=None, examples=["report.csv"])
     """The file that it is read from, below the trial's working directory. It comes back without being among the
     outputs."""
+    below: Annotated[str, AfterValidator(_pattern)] | None = Field(default=None, examples=[r"displacements .*set TIP"])
+    """Of a file with many tables, which one: a regular expression that matches what stands above it. Read are the lines
+    from there to the next blank one; where it matches more than once, such as for each time, those below the last."""
     column: Annotated[str | int, BeforeValidator(_column)] | None = Field(default=None, examples=["cd"])
     """A column of a table (commas, semicolons, tabs or blanks), by its name or its number from 1."""
     regex: Annotated[str, AfterValidator(_regex)] | None = Field(default=None, examples=[r"Cd\s*=\s*(\S+)"])
@@ -77,6 +90,8 @@ class Extract(BaseModel):
         (rule,) = rules
         if rule in {"column", "regex", "json"} and self.file is None:
             raise ValueError(f'{rule} reads a file, and none is named; write it as in file = "report.csv"')
+        if self.below is not None and rule not in {"column", "regex"}:
+            raise ValueError(f"below chooses among lines of text; remove it, {rule} does not read by lines")
         if rule == "expr" and self.file is not None:
             raise ValueError("expr calculates from other metrics and parameters; remove file")
         if rule in {"function", "expr"} and "reduce" in self.model_fields_set:
@@ -100,7 +115,8 @@ class Extract(BaseModel):
     def rule(self) -> str:
         """The rule in words, for messages."""
         ((key, value),) = self._rules.items()
-        return f'column "{value}"' if isinstance(self.column, str) else f"{key} {value}"
+        rule = f'column "{value}"' if isinstance(self.column, str) else f"{key} {value}"
+        return rule if self.below is None else f"{rule} below {self.below}"
 
 
 def formula_mistakes(metrics: Mapping[str, Extract], parameters: Sequence[str]) -> Iterator[tuple[list[str], str]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from persistent_runner.study.sample import Metric
     from persistent_runner.study.solver import Solver
 
+_LONGEST_COMMAND = 100
 _EXAMPLE = """
 # How a number is read, and what is optimised, is left to write, such as:
 # [metrics.mass]
@@ -72,6 +73,8 @@ class NewStudy:
         else:
             keys = [(f"{mark.name} = {mark.toml(mark.value)}", "") for mark in self.marks]
             yield from _table("baseline", keys, "the deck as it came, which runs first")
+        way = f"{self.delimiters.start} {self.marks[0].name} | fixed(4) {self.delimiters.end}"
+        yield f"\n# In a template, {way}, sci(6), width(8), nastran(8) and abaqus(16) write it otherwise."
 
     def _trial(self) -> Iterator[str]:
         command = [_text(line) for line in self.solver.command] if self.solver else []
@@ -80,8 +83,10 @@ class NewStudy:
             keys.append(('# command = "./solver case.inp"', "left to write: what runs one trial"))
         elif len(command) == 1:
             keys.append((f"command = {command[0]}", ""))
-        else:
+        elif sum(map(len, command)) < _LONGEST_COMMAND:
             keys.append((f"command = [{', '.join(command)}]", ""))
+        else:
+            keys += [("command = [", ""), *((f"    {line},", "") for line in command), ("]", "")]
         keys.append(("cores   = 1", "so two trials run at a time"))
         if self.delimiters != DEFAULT_DELIMITERS:
             signs = ", ".join(map(_text, (self.delimiters.start, self.delimiters.end)))
@@ -103,7 +108,7 @@ class NewStudy:
                 yield from (f"# {line}" if line else "#" for line in "\n".join(_metric(metric)).split("\n")[1:])
                 yield "#"
             yield "# [objectives]"
-            yield f'# {self.proposed[0].name} = "minimize"'
+            yield f"# {self.proposed[0].name} = {_text(self.proposed[0].usual_direction)}"
         else:
             yield _EXAMPLE
 

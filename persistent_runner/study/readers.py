@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 import re
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class Readings:
         self._metrics = metrics
         self._functions = functions or {}
         self._parameters = parameters or {}
-        self._files: dict[str, _File] = {}
+        self._texts: dict[tuple[str, str | None], _Text] = {}
         self._done: dict[str, Reading] = {}
 
     def numbers(self) -> dict[str, float]:
@@ -86,14 +87,20 @@ class Readings:
             return self._calculated(Formula(extract.expr))
         if extract.function is not None:
             return self._called(extract.function, extract.file)
-        file = self._files.setdefault(extract.file or "", _File(self._folder, extract.file or ""))
+        text = self._text(extract.file or "", extract.below)
         if extract.column is not None:
-            found = _cells(file.table, extract.column, extract.reduce)
+            found = _cells(text.table, extract.column, extract.reduce)
         elif extract.regex is not None:
-            found = _matches(file.text, extract.regex)
+            found = _matches(text.whole, extract.regex)
         else:
-            found = _json(file.json, extract.json_path or "")
+            found = _json(text.json, extract.json_path or "")
         return _chosen(found, extract)
+
+    def _text(self, file: str, below: str | None = None) -> _Text:
+        if (file, below) not in self._texts:
+            text = _content(self._folder, file) if below is None else _lines_below(self._text(file).whole, below)
+            self._texts[file, below] = _Text(text)
+        return self._texts[file, below]
 
     def _calculated(self, formula: Formula) -> Reading:
         values: dict[str, Value] = {name: self._parameters[name] for name in formula.names & self._parameters.keys()}
@@ -115,41 +122,54 @@ class Readings:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file that numbers stand in, read when it is first needed, and cut up once for each kind of rule."""
+class _Text:
+    """What numbers stand in, cut up once for each kind of rule."""
 
-    folder: Path
-    name: str
-
-    @cached_property
-    def text(self) -> str:
-        path = _path(self.folder, self.name)
-        try:
-            size = path.stat().st_size
-            if size > LARGEST_FILE_BYTES:
-                shown = f"{size / 2**30:.1f} GiB"
-                raise ValueError(f"the file has {shown}, and at most 1 GiB is read; write the number elsewhere")
-            data = path.read_bytes()
-        except OSError as error:
-            raise ValueError(f"the file cannot be read: {error.strerror}") from None
-        if not data.strip():
-            raise ValueError("the file is empty")
-        odd = _NO_TEXT.search(data[:_HEAD_BYTES])
-        at = odd.start() if odd else data.find(b"\0")
-        if at >= 0:
-            raise ValueError(
-                f"the file is not text (its byte {at} is 0x{data[at]:02x}); let the command write the number as text, "
-                f'or read the file with function = "post.py:NAME"'
-            )
-        return data.decode("utf-8-sig", errors="replace")
+    whole: str
 
     @cached_property
     def table(self) -> Table:
-        return Table(self.text)
+        return Table(self.whole)
 
     @cached_property
     def json(self) -> Any:
-        return _parsed(self.text)
+        return _parsed(self.whole)
+
+
+def _content(folder: Path, name: str) -> str:
+    path = _path(folder, name)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE_BYTES:
+            shown = f"{size / 2**30:.1f} GiB"
+            raise ValueError(f"the file has {shown}, and at most 1 GiB is read; write the number elsewhere")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    if not data.strip():
+        raise ValueError("the file is empty")
+    odd = _NO_TEXT.search(data[:_HEAD_BYTES])
+    at = odd.start() if odd else data.find(b"\0")
+    if at >= 0:
+        raise ValueError(
+            f"the file is not text (its byte {at} is 0x{data[at]:02x}); let the command write the number as text, "
+            f'or read the file with function = "post.py:NAME"'
+        )
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def _lines_below(text: str, pattern: str) -> str:
+    """Return the lines below the last match, to the next blank one; the others are blank, so that these keep theirs."""
+    found = deque(re.finditer(pattern, text, re.MULTILINE), maxlen=1)
+    if not found:
+        raise ValueError(f"nothing matches {pattern}; the nearest lines are:\n{_nearest_lines(text, pattern)}")
+    lines = text.split("\n")
+    head = text.count("\n", 0, found[0].end()) + 1
+    first = next((n for n in range(head, len(lines)) if lines[n].strip()), len(lines))
+    end = next((n for n in range(first, len(lines)) if not lines[n].strip()), len(lines))
+    if first == end:
+        raise ValueError(f"nothing stands below line {head}: {lines[head - 1].strip()[:160]}")
+    return "\n".join(line if first <= n < end else "" for n, line in enumerate(lines))
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -187,7 +207,7 @@ def _cells(table: Table, column: str | int, reduce: str) -> _Found:
         line, cell = table.row(column, last=reduce == "last")
         return _Found([cell], lambda _: f"line {line}", "rows", f"the {reduce} row", of)
     cells = table.column(column)
-    return _Found(cells, lambda n: f"line {table.line_of(column, n)}", "rows", "the only row", of)
+    return _Found(cells, lambda n: f"line {table.line_of(n)}", "rows", "the only row", of)
 
 
 def _matches(text: str, regex: str) -> _Found:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from persistent_runner.errors import ConfigError, ResultMissing
 from persistent_runner.inputs import RESERVED
 from persistent_runner.study.extract import Extract
+from persistent_runner.study.printed import printed_rules
 from persistent_runner.study.readers import Readings
 from persistent_runner.study.space import identifier
 from persistent_runner.study.tabular import NUMBER, Table
@@ -22,22 +23,35 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-    _Rule = tuple[str, dict[str, str]]
-    """A label, and the keys of an Extract beside its file"""
+    from persistent_runner.study.extract import Rule
+    from persistent_runner.study.fields import Direction
 
-METRIC_FORM = "--metric NAME=FILE:column|regex|json:RULE, such as --metric peak=stress.csv:column:von_mises"
+    _Named = tuple[str, Rule]
+    """A rule with a label"""
+
+METRIC_FORM = (
+    "--metric NAME=FILE:KIND:RULE, KIND being column, regex or json, such as --metric "
+    "peak=stress.csv:column@max:von_mises"
+)
 LARGEST_FILE_BYTES = 4 * 2**20
 _MOST_OF_A_FILE = 12
-_GIVEN = re.compile(r"(?P<name>[^=]*)=(?P<file>.+?):(?P<kind>column|regex|json):(?P<rule>.+)", re.DOTALL)
+_GIVEN = re.compile(
+    r"(?P<name>[^=]*)=(?P<file>.+?):(?P<kind>column|regex|json)(?:@(?P<which>[^:]*))?:(?P<rule>.+)", re.DOTALL
+)
 _MOST_COLUMNS = 50
 _LABEL = r"(?<![\w()./%-])[A-Za-z][\w()./%-]*+(?: [\w()./%-]++){0,6}+"
 _SAID = re.compile(rf"(?P<label>{_LABEL})(?P<sign>\s*[=:]\s*){NUMBER.pattern}(?![\w.:/-])", re.ASCII)
-# a table of CalculiX's .dat: " stresses (elem, integ.pnt.,sxx,...) for set E and time  0.1000000E+01"
-_PRINTED = re.compile(r"^ *[a-z][a-z ]*\((?P<names>[^()\n]+)\) for set \S+ and time", re.MULTILINE)
-_COUNTS = {"elem", "integ.pnt."}
 _BLANKS = r"\s+"
-_COUNTED = r"\d+"
 _VALUE = r"([-+.\deEdD]+)"
+# what only counts rows, and how long a run took: neither is a result
+_COUNTER = re.compile(r"(?:time|step|iter(?:ation)?s?|inc(?:rement)?|frame)", re.IGNORECASE)
+_DURATION = re.compile(
+    r"\b(?:execution|clock|wall|cpu|elapsed|run)?[ _-]?time\b|\b(?:elapsed|seconds)\b", re.IGNORECASE
+)
+_LOG = re.compile(r"log(?:\..*)?|.*\.(?:log|out)", re.IGNORECASE)
+# what solvers write beside their results: CalculiX's bookkeeping, its fields, and what it says while it runs
+_NO_RESULTS = {".12d", ".cvg", ".frd", ".sta"}
+_NO_RESULTS_IN = ("FoamFile", "CalculiX Version")
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,11 @@ class Metric:
         return Metric(self.name, self.extract, reading.value, reading.note)
 
     @property
+    def usual_direction(self) -> Direction:
+        """Which way it is usually optimised: towards zero, where it is the smallest of many."""
+        return "maximize" if self.extract.reduce == "min" else "minimize"
+
+    @property
     def is_one_of_many(self) -> bool:
         """Whether several rows of a table were there to choose from."""
         return self.extract.column is not None and "only row" not in self.note
@@ -65,14 +84,16 @@ def read_metric(given: str, sample: Path | None) -> Metric:
     parts = _GIVEN.fullmatch(given)
     if parts is None:
         raise ConfigError(f"--metric {given}: is not of the form", remedy=f"Write {METRIC_FORM}.")
-    name, rule = parts["name"].strip(), parts["rule"]
+    name, rule, which = parts["name"].strip(), parts["rule"], parts["which"]
     try:
         identifier(name)
     except ValueError as error:
         raise ConfigError(f'--metric {given}: "{name}" {error}') from None
     column = parts["kind"] == "column" and rule.isdecimal()
     try:
-        extract = Extract.model_validate({"file": parts["file"], parts["kind"]: int(rule) if column else rule})
+        extract = Extract.model_validate(
+            {"file": parts["file"], parts["kind"]: int(rule) if column else rule} | _which(which)
+        )
     except ValidationError as error:
         what = "; ".join(explain(each) for each in error.errors(include_url=False))
         raise ConfigError(f"--metric {given}: {parts['kind']}: {what}", remedy=f"Write {METRIC_FORM}.") from None
@@ -87,38 +108,50 @@ def read_metric(given: str, sample: Path | None) -> Metric:
         ) from None
 
 
-def proposals(sample: Path, inputs: Collection[str] = ()) -> list[Metric]:
+def _which(given: str | None) -> Rule:
+    """Return what stands behind the @ of a `--metric` as a key: the number of a match, or one of `reduce`'s words."""
+    if given is None:
+        return {}
+    return {"match": int(given)} if re.fullmatch(r"[+-]?\d{1,9}", given, re.ASCII) else {"reduce": given}
+
+
+def proposals(sample: Path, inputs: Collection[str] = (), logs: Collection[str] | None = None) -> list[Metric]:
     """Return what can be read out of the files of a finished run, but for `inputs`, with the values that it gives.
 
-    Looked at are text files up to 4 MiB: named columns of tables, the numbers of JSON, and then `name = number`, the
-    last of a file first; at most twelve of one file.
+    Looked at are text files up to 4 MiB: printed tables, columns of tables, the numbers of JSON, and then `name =
+    number`, the last of a file first; at most twelve of one file. Of logs it is `logs` alone, where they are known.
     """
     found: dict[str, Metric] = {}
-    logs: list[tuple[str, str]] = []
+    said: list[tuple[str, str]] = []
     for path in sorted(sample.rglob("*")):
         name = path.relative_to(sample).as_posix()
-        if name in inputs or name.split("/")[0] in RESERVED or not path.is_file():
+        foreign = logs is not None and name not in logs and _LOG.fullmatch(path.name)  # the command does not write it
+        if name in inputs or foreign or name.split("/")[0] in RESERVED or not path.is_file():
+            continue
+        if path.suffix.lower() in _NO_RESULTS:
             continue
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if path.stat().st_size <= LARGEST_FILE_BYTES and _may_hold_results(text := path.read_text("utf-8-sig")):
                 rules = [*_structured(text)]
                 _add(found, sample, name, rules)
                 if not rules:
-                    logs.append((name, text))
-    for name, text in logs:
+                    said.append((name, text))
+    for name, text in said:
         _add(found, sample, name, _said(text))
     return list(found.values())
 
 
 def _may_hold_results(text: str) -> bool:
-    """Whether it is text, and no field of OpenFOAM, whose head says a version and whose body holds no name."""
-    return "\0" not in text and "FoamFile" not in text[:2000]
+    """Whether it is text, and neither a field of OpenFOAM nor the log of CalculiX."""
+    return "\0" not in text and not any(sign in text[:2000] for sign in _NO_RESULTS_IN)
 
 
-def _add(found: dict[str, Metric], sample: Path, file: str, rules: Iterable[_Rule]) -> None:
+def _add(found: dict[str, Metric], sample: Path, file: str, rules: Iterable[_Named]) -> None:
     """Add proposals of a file, each under a name of its own, that read a number."""
     count = 0
+    function = re.match(r"postProcessing/([^/]+)/", file)  # of OpenFOAM: its columns are called alike in all of them
     for label, rule in rules:
+        label = f"{function[1]} {label}" if function else label  # noqa: PLW2901
         name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_").lower()
         name = name if name[:1].isalpha() else f"m_{name}"
         free = next(each for each in (name, *(f"{name}_{n}" for n in range(2, len(found) + 3))) if each not in found)
@@ -130,21 +163,22 @@ def _add(found: dict[str, Metric], sample: Path, file: str, rules: Iterable[_Rul
             return
 
 
-def _structured(text: str) -> Iterator[_Rule]:
+def _structured(text: str) -> Iterator[_Named]:
     """Yield a label and a rule for each number of a JSON or a table."""
     if text.lstrip().startswith(("{", "[")):
         with contextlib.suppress(ValueError, RecursionError):
             for path in _json_paths(json.loads(text), ""):
                 yield path.replace(".", "_"), {"json": path}
             return
-    columns = [*((column, {"column": column}) for column in _columns(text))]
-    yield from columns or _printed(text)
+    yield from [*printed_rules(text)] or _columns(text)
 
 
-def _said(text: str) -> list[_Rule]:
+def _said(text: str) -> list[_Named]:
     """Return a label and a rule for each `name = number`, the last one first: results stand at the end of a log."""
-    found: dict[str, _Rule] = {}
+    found: dict[str, _Named] = {}
     for match in _SAID.finditer(text):
+        if _DURATION.search(match["label"]) or match["label"].count("(") != match["label"].count(")"):
+            continue
         words = match["label"].split()
         regex = rf"\b{_BLANKS.join(map(re.escape, words))}" + rf"\s*{match['sign'].strip()}\s*{_VALUE}"
         found.pop(regex, None)
@@ -152,46 +186,27 @@ def _said(text: str) -> list[_Rule]:
     return [*reversed(found.values())]
 
 
-def _columns(text: str) -> list[str]:
-    """Return the names of the columns that hold numbers; none where the text is no table."""
+def _columns(text: str) -> list[_Named]:
+    """Return a label and a rule for each column of numbers: by name, or in a table of numbers alone by number."""
     try:
         table = Table(text)
     except ValueError:
         return []
-    lines = [line for line in text.splitlines() if line.strip()]
-    first = next(n for n, line in enumerate(lines) if not line.lstrip().startswith("#"))
-    names: list[str] = []
-    for line in lines[max(0, first - 1) : first + 1]:  # where a header may stand
-        head = line.lstrip().lstrip("#")
-        cells = re.split(r"[,;\t]", head) if re.search(r"[,;\t]", head) else head.split()
-        names += [cell.strip().strip('"') for cell in cells]
-    return [name for name in dict.fromkeys(names[:_MOST_COLUMNS]) if _is_numeric(table, name)]
+    if table.names:
+        names = [name for name in dict.fromkeys(table.names[:_MOST_COLUMNS]) if not _COUNTER.fullmatch(name)]
+        return [(name, {"column": name}) for name in names if name and _is_numeric(table, name)]
+    numbers = range(1, table.width + 1)
+    if table.width == 1 or not all(_is_numeric(table, n) for n in numbers):
+        return []
+    return [(f"column {n}", {"column": n}) for n in numbers[:_MOST_COLUMNS]]
 
 
-def _is_numeric(table: Table, name: str) -> bool:
-    """Whether there is a column of this name, with a number in each row."""
+def _is_numeric(table: Table, column: str | int) -> bool:
+    """Whether there is such a column, with a number in each row."""
     try:
-        return bool(name) and all(NUMBER.fullmatch(cell.strip()) for cell in table.column(name))
+        return all(NUMBER.fullmatch(cell.strip()) for cell in table.column(column))
     except (ValueError, IndexError):
         return False
-
-
-def _printed(text: str) -> Iterator[_Rule]:
-    """Yield the columns of the tables of a .dat of CalculiX: the largest value over all rows of so many cells."""
-    tables: dict[int, set[str]] = {}
-    for match in _PRINTED.finditer(text):
-        _, _, below = text[match.end() :].partition("\n")
-        row = below.lstrip().partition("\n")[0].split()
-        tables.setdefault(len(row), set()).add(match["names"])
-    for count, heads in tables.items():
-        if len(heads) > 1:
-            continue  # rows of one could not be told from those of the other
-        names = [name.strip() for name in next(iter(heads)).split(",")]
-        for n, name in enumerate(names, count - len(names)):
-            if name not in _COUNTS and n >= 0:
-                cells = [_COUNTED if count > len(names) or names[0] in _COUNTS else r"\S+", *[r"\S+"] * (count - 1)]
-                cells[n] = _VALUE
-                yield f"{name} max", {"regex": "^ *" + " +".join(cells) + " *$", "reduce": "max"}
 
 
 def _json_paths(value: Any, path: str) -> Iterator[str]:

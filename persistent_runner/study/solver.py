@@ -17,6 +17,12 @@ _CALCULIX = re.compile(r"^\s*\*(?:HEADING|NODE|INCLUDE|STEP|MATERIAL|ELEMENT)\b"
 _STEP = re.compile(r"^\s*\*STEP\b", re.IGNORECASE | re.MULTILINE)
 _PIPES = re.compile(r"^\s*\[PIPES\]", re.IGNORECASE | re.MULTILINE)
 _APPLICATION = re.compile(r"^\s*application\s+(\w+)\s*;", re.MULTILINE)
+_MESHES = {"system/blockMeshDict", "constant/polyMesh/blockMeshDict"}
+_START = "cp -r 0.orig 0"
+# the lines of an Allrun that say nothing that a trial needs, and those whose steps are plain
+_OF_NO_ACCOUNT = re.compile(r"(?:#.*|cd [^;&|]*(?:\|\| exit(?: 1)?)?|(?:\.|source) \S*RunFunctions|)")
+_ITS_OWN = re.compile(r"application=(?:\$\(getApplication\)|`getApplication`)")
+_RUN = re.compile(r"runApplication +(?P<program>\w+)(?P<options>(?: +[\w./:-]+)*)")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class Solver:
     env: dict[str, str] = field(default_factory=dict)
     hint: str = ""
     """A line for [cluster] that some machines need"""
+    note: str = ""
+    """What is to be said of the command"""
+    logs: tuple[str, ...] | None = None
+    """The logs that the command writes and that may hold results; None where that is not known"""
 
 
 def solver_of(decks: Mapping[str, Deck]) -> Solver | None:
@@ -40,14 +50,44 @@ def _openfoam(decks: Mapping[str, Deck]) -> Solver | None:
     application = _APPLICATION.search(control.text) if control else None
     if application is None:
         return None
-    mesh = {"system/blockMeshDict", "constant/polyMesh/blockMeshDict"} & decks.keys()
-    programs = [*(["blockMesh"] if mesh else []), application[1]]
+    starts = any(path.startswith("0.orig/") for path in decks) and not any(path.startswith("0/") for path in decks)
+    meshes = any(path.removesuffix(".gz") in _MESHES for path in decks)
+    steps = [*([_START] if starts else []), *(["blockMesh"] if meshes else []), application[1]]
+    note = ""
+    if "Allrun" in decks:
+        plain = _steps_of(decks["Allrun"].text, application[1])
+        steps = plain or steps
+        note = (
+            "Its steps are those of Allrun."
+            if plain
+            else "Allrun does more than could be read; its steps are not taken over: compare [trial] command with it."
+        )
+    programs = [step.split()[0] for step in steps if step != _START]
     # the names that OpenFOAM's own runApplication gives them
     return Solver(
         "OpenFOAM",
-        [f"{program} | tee log.{program}" for program in programs],
+        [step if step == _START else f"{step} | tee log.{step.split()[0]}" for step in steps],
         hint='env     = { WM_PROJECT_DIR = "/usr/share/openfoam" }   # where no login environment sets OpenFOAM up',
+        note=note,
+        logs=tuple(f"log.{program}" for program in programs if program != "blockMesh"),
     )
+
+
+def _steps_of(allrun: str, application: str) -> list[str]:
+    """Return the steps of an Allrun; none where one of its lines is more than a plain step."""
+    steps = []
+    for line in allrun.splitlines():
+        plain = line.partition(" #")[0].strip()
+        own = re.sub(r"\$\(getApplication\)|`getApplication`|\$\{?application\}?", application, plain)
+        if _OF_NO_ACCOUNT.fullmatch(plain) or _ITS_OWN.fullmatch(plain):
+            continue
+        if plain == "restore0Dir":
+            steps.append(_START)
+        elif run := _RUN.fullmatch(own):
+            steps.append(run["program"] + " ".join(["", *run["options"].split()]))
+        else:
+            return []
+    return steps
 
 
 def _inp(decks: Mapping[str, Deck], kind: re.Pattern[str]) -> list[Deck]:
@@ -62,7 +102,7 @@ def _calculix(decks: Mapping[str, Deck]) -> Solver | None:
     if len(main) != 1:
         return None
     name = shlex.quote(main[0].path[: -len(".inp")])
-    return Solver("CalculiX", [f"ccx -i {name}"], {"OMP_NUM_THREADS": "1"})
+    return Solver("CalculiX", [f"ccx -i {name}"], {"OMP_NUM_THREADS": "1"}, logs=())
 
 
 def _epanet(decks: Mapping[str, Deck]) -> Solver | None:

@@ -28,9 +28,9 @@ _TWO_DECIMAL_COMMAS = re.compile(r"\d,\d+\s+[+-]?\d+,\d", re.ASCII)
 class Table:
     """A table, cut into lines at once, and into cells only where they are asked for.
 
-    The header is the first line; below a head of `#` lines, as solvers write it, the last of them if it has as many
-    names as the first row has cells. A first line of numbers alone, or with numbers just where the second one has
-    them, is a row of a table without a header. ValueError where the text has no rows or ends within one.
+    The header is the first line. One of numbers alone, or with numbers just where the second one has them, is a row:
+    then the header is the `#` line above it, as solvers write it, if that has as many names as the row has cells; else
+    there is none. ValueError where the text has no rows or ends within one.
     """
 
     def __init__(self, text: str) -> None:
@@ -41,7 +41,7 @@ class Table:
         self._separator = _separator(lines[first], first + 1)
         self._quoted = self._separator is not None and '"' in text
         self._blank = string.whitespace + (self._separator or "")
-        self._columns: dict[str | int, tuple[int, list[str]]] = {}
+        self._columns: dict[str | int, list[str]] = {}
         top = list(islice(self._rows(first), 2))
         self._top = top[0]
         """(line number, cells) of the first line that is no comment"""
@@ -57,13 +57,23 @@ class Table:
         """The number of lines, with those that are no rows."""
         return len(self._lines)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns as the header has them; none where there is no header."""
+        return [cell.strip().strip('"') for cell in self._header[1]] if self._header else []
+
+    @property
+    def width(self) -> int:
+        """How many cells the header has, or without one the first row."""
+        return len((self._header or self._top)[1])
+
     def row(self, column: str | int, *, last: bool) -> tuple[int, str]:
         """Return (line number, cell) of the first or the last row; of the table, only that one is split.
 
         `column` is a name, or a number from 1. ValueError where there is no such column or it is not clear which it is.
         """
-        at, body = self._find(column)
-        found = self._last_row(body) if last else next(self._rows(body), None)
+        at = self._find(column)
+        found = self._last_row(self._body) if last else next(self._rows(self._body), None)
         if found is None:
             raise ValueError("the table has a header and no rows")
         self._check_width(column, *found)
@@ -76,17 +86,17 @@ class Table:
         One pass for each column: all cells at once take eight times the memory of the text, and ten times as long.
         """
         if column not in self._columns:
-            at, body = self._find(column)
-            even = self._even_lines if body == self._body else []
-            cells = [line.split(self._separator, at + 1)[at] for line in even] or self._uneven_cells(column, at, body)
+            at = self._find(column)
+            even = self._even_lines
+            cells = [line.split(self._separator, at + 1)[at] for line in even] or self._uneven_cells(column, at)
             if not cells:
                 raise ValueError("the table has a header and no rows")
-            self._columns[column] = body, cells
-        return self._columns[column][1]
+            self._columns[column] = cells
+        return self._columns[column]
 
-    def line_of(self, column: str | int, n: int) -> int:
-        """Return the number of the line that the `n`-th cell of `column(column)` stands in, from 0."""
-        return next(islice(self._rows(self._columns[column][0]), n, None))[0]
+    def line_of(self, n: int) -> int:
+        """Return the number of the line that the `n`-th row stands in, from 0."""
+        return next(islice(self._rows(self._body), n, None))[0]
 
     @cached_property
     def _even_lines(self) -> list[str]:
@@ -97,10 +107,10 @@ class Table:
         lines = [line for line in islice(self._lines, self._body, None) if line.strip(self._blank)]
         return lines if all(line.count(separator) == last for line in lines) else []
 
-    def _uneven_cells(self, column: str | int, at: int, above: int) -> list[str]:
+    def _uneven_cells(self, column: str | int, at: int) -> list[str]:
         cells = []
         usual = -1
-        for line, row in self._rows(above):
+        for line, row in self._rows(self._body):
             if len(row) != usual:
                 self._check_width(column, line, row)
                 usual = len(row)
@@ -132,29 +142,30 @@ class Table:
 
     def _find_header(self, top: list[tuple[int, list[str]]], above: int | None) -> tuple[int, list[str]] | None:
         numeric = [[_LIKE_A_NUMBER.fullmatch(cell.strip()) is not None for cell in cells] for _, cells in top]
-        if all(numeric[0]):
-            if above is None:
-                return None
-            head = self._lines[above].lstrip().lstrip("#")
-            names = next(csv.reader([head], delimiter=self._separator)) if self._separator else head.split()
-            return (above + 1, names) if len(names) == len(numeric[0]) else None
-        without = any(numeric[0]) and numeric[0] == numeric[-1]
-        return None if without else top[0]
+        is_row = all(numeric[0]) or (any(numeric[0]) and numeric[0] == numeric[-1])
+        if not is_row:
+            return top[0]
+        if above is None:
+            return None
+        head = self._lines[above].lstrip().lstrip("#")
+        names = next(csv.reader([head], delimiter=self._separator)) if self._separator else head.split()
+        return (above + 1, names) if len(names) == len(numeric[0]) else None
 
-    def _find(self, column: str | int) -> tuple[int, int]:
-        """Return the position of a column from 0, and how many lines stand above its first cell."""
+    def _find(self, column: str | int) -> int:
+        """Return the position of a column from 0."""
         line, cells = self._header or self._top
         names = [cell.strip().strip('"') for cell in cells]
         if isinstance(column, int):
             if column > len(names):
                 raise ValueError(f"there is no column {column}; line {line} has {len(names)}: {', '.join(names)}")
-            return column - 1, self._body
-        count = names.count(column.strip())
-        if not count and self._header is None:
+            return column - 1
+        if self._header is None:
+            at = names.index(column.strip()) + 1 if column.strip() in names else len(names)
             raise ValueError(
                 f'the table has no header, so there is no column "{column}"; line {line} is {", ".join(names)}: '
-                f"write the column's number, from 1, as in column = {len(names)}"
+                f"write the column's number, from 1, as in column = {at}"
             )
+        count = names.count(column.strip())
         if not count:
             near = did_you_mean(column, names)
             if column.strip().isdecimal():
@@ -166,7 +177,7 @@ class Table:
                 f'the column "{column}" stands there more than once, as columns {", ".join(map(str, places[:-1]))} and '
                 f"{places[-1]}; write its number, as in column = {places[0]} (columns: {', '.join(names)})"
             )
-        return names.index(column.strip()), self._body if self._header else self._top[0]
+        return names.index(column.strip())
 
     def _check_width(self, column: str | int, line: int, cells: list[str]) -> None:
         """Raise ValueError where it is not clear which cell of a row stands below which name."""

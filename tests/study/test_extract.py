@@ -39,6 +39,9 @@ from persistent_runner.study.extract import Extract, formula_mistakes
         ({"file": "a", "column": "a", "match": 1}, "match counts the matches of a regex; remove it, column has none"),
         ({"file": "a", "regex": "(a)", "match": 0}, "match counts from 1, or from the end with -1"),
         ({"file": "a", "regex": "(a)", "match": True}, "valid integer"),
+        ({"file": "a", "column": 1, "below": "("}, "below\n  Value error, is no regular expression"),
+        ({"file": "a", "json": "a", "below": "a"}, "below chooses among lines of text; remove it, json does not read"),
+        ({"expr": "1", "below": "a"}, "below chooses among lines of text; remove it, expr does not read by lines"),
         ({"file": "a", "regex": "(a)", "match": 1, "reduce": "last"}, "both choose among the matches"),
     ],
 )
@@ -62,6 +65,7 @@ def test_files_outside_the_working_directory_are_refused(file: str) -> None:
         ({"file": "a", "column": "cd"}, 'column "cd"'),
         ({"file": "a", "column": 3}, "column 3"),
         ({"file": "a", "json": "a.b"}, "json a.b"),
+        ({"file": "a", "column": 3, "below": "^ forces"}, "column 3 below ^ forces"),
         ({"expr": "a / b"}, "expr a / b"),
     ],
 )

@@ -293,8 +293,75 @@ def test_a_column_by_its_number(tmp_path: Path, text: str, column: int, reduce: 
 
 
 def test_a_number_as_a_name(tmp_path: Path) -> None:
-    """In quotes it is a name, also in a table whose names are numbers."""
-    assert read(tmp_path, "1,0.5\n3,4\n", column="0.5", reduce="first") == 4
+    """In quotes it is a name where the header is told from the rows; what stands in a row is never a header."""
+    assert read(tmp_path, "case,0.5\n3,4\n", column="0.5", reduce="first") == 4
+    message = refused(tmp_path, "1,0.5\n3,4\n", column="0.5", reduce="first")
+    assert 'the table has no header, so there is no column "0.5"; line 1 is 1, 0.5: write' in message
+    assert message.endswith("column = 2")
+
+
+MIN_MAX = (
+    "# Field minima and maxima\n# Time\tfield\tmin\tlocation(min)\tmax\n"
+    "10\tmag(U)\t0.0\t(-1.9e-02 2.5e-02 0)\t1.048282e+01\n20\tmag(U)\t0.0\t(-1.9e-02 2.5e-02 0)\t1.02e+01\n"
+)
+
+
+def test_rows_with_text_in_them_have_the_header_above(tmp_path: Path) -> None:
+    """OpenFOAM's fieldMinMax names fields and places in its rows, and its columns in the # line above them."""
+    assert read(tmp_path, MIN_MAX, column="max") == 10.2
+    assert read(tmp_path, MIN_MAX, column="max", reduce="first") == 10.48282
+    assert 'the column "1.048282e+01" is not there' in refused(tmp_path, MIN_MAX, column="1.048282e+01")
+    without = MIN_MAX.replace("# Time", "# at each time")
+    without = without[without.index("10\t") :]
+    assert 'there is no column "1.048282e+01"' in refused(tmp_path, without, column="1.048282e+01")
+
+
+PRINTED = """
+ displacements (vx,vy,vz) for set ALL and time  0.5E+00
+
+         1  9.0E-01  9.0E-01  9.0E-01
+
+ displacements (vx,vy,vz) for set ALL and time  0.1E+01
+
+         1  1.0E-01 -2.0E-01  3.0E-01
+         2  4.0E-01  1.0E-01 -3.0E-01
+
+ forces (fx,fy,fz) for set ALL and time  0.1E+01
+
+         1  5.0E+02  0.0E+00  0.0E+00
+ END
+"""
+
+
+def test_one_of_many_tables_of_a_file(tmp_path: Path) -> None:
+    """What stands above a table chooses it, the last of several times; other tables as wide are not read with it."""
+    moved = {"below": "displacements .*set ALL"}
+    assert read(tmp_path, PRINTED, **moved, column=2, reduce="max") == 0.4
+    assert read(tmp_path, PRINTED, **moved, column=3, reduce="min") == -0.2
+    assert read(tmp_path, PRINTED, **moved, regex=r"^ +2 +\S+ +(\S+)") == 0.1
+    assert read(tmp_path, PRINTED.replace("\n", "\r\n"), **moved, column=2, reduce="max") == 0.4
+    assert read(tmp_path, PRINTED, below="^ forces", column=2, reduce="first") == 500
+    (tmp_path / "out.txt").write_text(PRINTED)
+    reading = Readings(tmp_path, {"u": Extract(file="out.txt", **moved, column=2, reduce="max")}).reading("u")
+    assert reading.note == "line 9 of 14, the largest of 2 rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "message"),
+    [
+        (PRINTED, {"below": "displacement .*set ALL", "column": 2}, "nothing matches displacement .*set ALL; the near"),
+        (PRINTED, {"below": "END", "column": 2}, "nothing stands below line 14: END"),
+        (
+            PRINTED.partition("-3.0E-01")[0],
+            {"below": "^ disp", "column": 2},
+            "ends in the middle of line 9, after 3 of",
+        ),
+        (PRINTED, {"below": "^ disp", "column": 5}, "there is no column 5; line 8 has 4"),
+    ],
+)
+def test_a_table_that_is_not_there(tmp_path: Path, text: str, rule: dict[str, Any], message: str) -> None:
+    """It is said what was looked for, and where."""
+    assert message in refused(tmp_path, text, **rule)
 
 
 @pytest.mark.parametrize(("match", "expected"), [(1, 3), (2, 1), (3, 2), (-1, 2), (-3, 3)])
