@@ -2,7 +2,7 @@
 
 ::
 
-    8  cli.py                                  run-study and persistent-runner (click), lazy imports
+    8  cli.py  ending.py                       run-study and persistent-runner (click), lazy imports; how they end
     7  runner.py  leasing.py  plan.py          puts the house together
        check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
        logs.py                                 shows what a trial prints

@@ -7,22 +7,20 @@ import json
 import logging
 import os
 import sys
-import threading
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from persistent_runner.ending import INTERRUPTED, ending
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from persistent_runner.runner import StudyRun
 
 _FOLDER = click.Path(path_type=str)
 _SETTLED = {"COMPLETE", "FAIL", "PRUNED"}
-_INTERRUPTED = 130
 _PARAM_HELP = "Vary this number: with 5:20 in whole numbers, where it is one itself, with 5.0:20.0 in real ones."
 _METRIC_HELP = "KIND: column, regex or json; of several values the last, or as in column@max, regex@mean, regex@1."
 STUDY_HELP = """Run the study of a folder or a study.toml on a leased cluster.
@@ -63,7 +61,7 @@ def run_study(study: str, check: bool, as_json: bool, quiet: bool, verbose: bool
         if options["read_again"]:
             raise click.UsageError("--reread reads what a study has; one that begins anew with --new has nothing.")
         options["sets"] = (*options["sets"], f"study.name={json.dumps(new)}")
-    with _ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
+    with ending(verbose=verbose), _shown(quiet=quiet, verbose=verbose) as console:
         if check:
             sys.exit(_check(study, as_json=as_json, **options))
         elif options.pop("sample") is not None:
@@ -126,7 +124,7 @@ def _print_result(run: StudyRun, *, full: bool) -> None:
     if full and run.table is not None and len(run.table):
         console.print(result_table(run.table, console, run.headings), soft_wrap=not console.is_terminal)
     console.print(f"Results: {run.folder}", soft_wrap=True)
-    if run.exit_code == _INTERRUPTED:
+    if run.exit_code == INTERRUPTED:
         settled = sum(count for state, count in run.summary["trials"].items() if state in _SETTLED)
         if settled < run.summary["n_trials"]:
             console.print(
@@ -175,7 +173,7 @@ def platform(changes: tuple[str, ...], faults: tuple[str, ...], list_faults: boo
 
         click.echo(described())
         return
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.site import serve_local_platform
 
         serve_local_platform(
@@ -203,7 +201,7 @@ def _object_of(fault: str) -> object:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def leases(profile: str | None, as_json: bool) -> None:
     """List every unfinished job of ours: id, study, state, age, cost, when it ends by itself, whose it is."""
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.inventory import COLUMNS, Inventory, table_row
 
         with Inventory(profile) as inventory:
@@ -234,7 +232,7 @@ def _print_blocks(rows: list[list[str]], columns: tuple[str, ...]) -> None:
 @click.option("-n", "--lines", type=click.IntRange(min=1), metavar="LINES", help="Begin with the last lines only.")
 def logs(trial: int, study: str | None, runs_dir: str | None, **options: Any) -> None:
     """Print the log of a trial's last attempt, while it runs (about a second late) or afterwards."""
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.logs import Run, find_run, show_log
         from persistent_runner.settings import load_settings
 
@@ -246,7 +244,7 @@ def logs(trial: int, study: str | None, runs_dir: str | None, **options: Any) ->
         try:
             show_log(run, trial, write=lambda text: click.echo(text, nl=False), say=say, **options)
         except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
 
 
 @main.command()
@@ -261,7 +259,7 @@ def stop(job: str | None, everything: bool, profile: str | None, force_stop: boo
         raise click.UsageError("Name one job, or write --all.")
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("Nobody can be asked here: --yes ends it without asking.")
-    with _ending(verbose=False), _shown(quiet=False, verbose=False):
+    with ending(verbose=False), _shown(quiet=False, verbose=False):
         from persistent_runner.inventory import Inventory, stop_all
 
         with Inventory(profile) as inventory:
@@ -290,7 +288,7 @@ def login(profile: str, **options: Any) -> None:
 
     The API key is asked for, or read from stdin where that is no terminal; it is never an argument.
     """
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.login import log_in
 
         log_in(profile, **options)
@@ -308,7 +306,7 @@ def doctor(study: str | None, profile: str | None, connect: bool, yes: bool, as_
     A job is saved, read back and deleted again, and never started. Each fault is named with its remedy. The exit code
     is that of the first fault; 0 where there is none.
     """
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.doctor import Doctor
 
         with Doctor(profile, show=None if as_json else click.echo) as found:
@@ -335,7 +333,7 @@ def init(decks: tuple[str, ...], **options: Any) -> None:
     the first trial. Without --param the numbers are shown and asked for. A number in several places takes one --param
     for each, of the same name and range. The first --metric is minimised; study.toml says it in one word.
     """
-    with _ending(verbose=False):
+    with ending(verbose=False):
         from persistent_runner.init import init_study
 
         init_study(decks, **options)
@@ -364,39 +362,3 @@ def _shown(*, quiet: bool, verbose: bool) -> Iterator[Any]:
     level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
     with logging_to(console, level=level):
         yield console
-
-
-@contextlib.contextmanager
-def _ending(*, verbose: bool) -> Iterator[None]:
-    """Turn what ends a command early into a message and an exit code; a traceback is the user's objective's only."""
-    from persistent_runner.errors import RunnerError
-    from persistent_runner.pipes import silence_unread
-    from persistent_runner.redaction import redact
-
-    try:
-        yield
-    except RunnerError as error:
-        if verbose:
-            logging.getLogger("persistent_runner").debug("", exc_info=error)
-        click.echo(redact(f"Error: {error}"), err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException:
-        raise  # click says it itself
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
-        sys.exit(_INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - the objective's own, which ended the study
-        if isinstance(error, BrokenPipeError) and silence_unread():
-            return
-        text = traceback.format_exception(type(error), error, _of_the_user(error.__traceback__))
-        click.echo(redact("".join(text)), err=True)
-        sys.exit(1)
-
-
-def _of_the_user(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the first frame that is neither ours nor a library's; all of it where none is."""
-    ours = (str(Path(__file__).parent), str(Path(click.__file__).parent), str(Path(threading.__file__).parent))
-    found = trace
-    while found is not None and found.tb_frame.f_code.co_filename.startswith((*ours, "<frozen")):
-        found = found.tb_next
-    return found or trace
