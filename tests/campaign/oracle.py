@@ -1,0 +1,160 @@
+"""What must hold after a study was driven to its end, whatever happened; asked of the platform, the solver, the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from tests.campaign.solver import field
+from tests.campaign.stage import IDLE, TICK, TRIALS, command_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.campaign.stage import Played, Stage
+
+TEARDOWN = 60.0  # seconds that the platform may take to end what is left
+
+
+def verdicts(stage: Stage, played: Played) -> dict[str, list[str]]:
+    """Return for each promise what breaks it; empty lists where all is well."""
+    truth = lines(played.folder / "truth.jsonl")
+    results = [line for line in lines(played.runs / "journal.jsonl") if line["kind"] == "result"]
+    checks: dict[str, Callable[[], Iterator[str]]] = {
+        "done": lambda: _done(played),
+        "each command once": lambda: _once(played, truth),
+        "nothing finished is lost": lambda: _lost(played, truth, results),
+        "no half file": lambda: _half(played, truth),
+        "no trial left running": lambda: _left(played),
+        "one job a lease, and it is stopped": lambda: _jobs(stage, played),
+        "no process is left": lambda: _processes(played),
+        "no secret": lambda: _secrets(stage, played),
+    }
+    return {name: list(check()) for name, check in checks.items()}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of JSON objects."""
+    data = path.read_bytes() if path.exists() else b""
+    return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _done(played: Played) -> Iterator[str]:
+    if not played.codes or played.codes[-1] != 0:
+        yield f"the starts ended with {played.codes}; the last words: {played.said[-600:]}"
+    for code in played.codes:
+        if code in {1000, 2, 3, 6} or (code == 1 and "Traceback" in played.said):
+            yield f"a start ended with {code}: {played.said[-600:]}"
+
+
+def _once(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
+    starts = Counter(line["attempt"] for line in truth if line["event"] == "start")
+    yield from (f"attempt {attempt} was started {count} times" for attempt, count in starts.items() if count > 1)
+    if not played.disturbed:  # then nothing on the cluster was lost, so no trial needed a second attempt
+        trials = Counter(attempt.split(".")[0] for attempt in starts)
+        yield from (f"trial {trial} ran {count} times" for trial, count in trials.items() if count > 1)
+
+
+def _lost(played: Played, truth: list[dict[str, Any]], results: list[dict[str, Any]]) -> Iterator[str]:
+    told = _trials(played)
+    counts = Counter(line["trial"] for line in results)
+    yield from (f"trial {trial} was committed {count} times" for trial, count in counts.items() if count > 1)
+    for line in results:
+        if (line["state"], line["values"]) != told.get(line["trial"]):
+            yield f"trial {line['trial']} was committed as {line['values']} and told as {told.get(line['trial'])}"
+    ends = {(line["number"], line["y"]) for line in truth if line["event"] == "end"}
+    for number, (state, values) in told.items():
+        if state != "COMPLETE" or (number, values[0]) not in ends:
+            yield f"trial {number} is {state} with {values}, and its solver said {sorted(ends)}"
+    if len(told) != TRIALS:
+        yield f"{len(told)} trials are told, of {TRIALS}"
+    committed = {line["trial"]: i for i, line in enumerate(results)}
+    table = played.runs / "trials.csv"
+    rows = list(csv.DictReader(table.read_text("utf-8").splitlines())) if table.exists() else []
+    if {int(row["number"]): float(row["value"]) for row in rows if row["value"]} != {
+        number: values[0] for number, (_, values) in told.items() if values
+    }:
+        yield f"trials.csv has other values: {rows}"
+    if set(committed) != set(told):
+        yield f"committed {sorted(committed)}, told {sorted(told)}"
+
+
+def _half(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
+    x_of = {line["number"]: line["x"] for line in truth if line["event"] == "end"}
+    for folder in sorted((played.runs / "trials").glob("[0-9]*")):
+        number = int(folder.name)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in {".part", ".new"}:
+                yield f"{path} is left"
+        if number in x_of:
+            kept = folder / "field.bin"
+            if not kept.exists() or kept.read_bytes() != field(number, x_of[number]):
+                yield f"{kept} is not what the solver wrote"
+
+
+def _left(played: Played) -> Iterator[str]:
+    database = played.runs / "study.db"
+    if not database.exists():
+        yield "there is no study.db"
+        return
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        for number, state in connection.execute("SELECT number, state FROM trials"):
+            if state != "COMPLETE":
+                yield f"trial {number} is {state}"
+
+
+def _jobs(stage: Stage, played: Played) -> Iterator[str]:
+    deadline = time.monotonic() + IDLE + 10 + 3 * TICK + TEARDOWN
+    while True:
+        events = [
+            event
+            for event in lines(stage.journal)
+            if str(event.get("name", "")).startswith(f"persistent_runner-{played.name}-")
+        ]
+        submitted = Counter(event["name"] for event in events if event["event"] == "submitted")
+        jobs = {event["job"] for event in events if event["event"] == "submitted"}
+        stopped = {
+            event["job"] for event in events if event["event"] == "cluster_status" and event["status"] == "Stopped"
+        }
+        if jobs <= stopped or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    yield from (f"{name} was submitted {count} times" for name, count in submitted.items() if count > 1)
+    yield from (f"job {job} is not stopped" for job in sorted(jobs - stopped))
+
+
+def _processes(played: Played) -> Iterator[str]:
+    deadline = time.monotonic() + 10
+    while (left := command_lines(played.mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    yield from left
+
+
+def _secrets(stage: Stage, played: Played) -> Iterator[str]:
+    secrets = {"the API key": stage.platform.api_key}
+    for path in (played.folder / "state").rglob("*.secret"):
+        secrets["a lease's secret"] = path.read_text("utf-8").strip()
+    for name, secret in secrets.items():
+        yield from (f"{name} is in the command line {line}" for line in played.seen if secret in line)
+        for path in played.folder.rglob("*"):
+            own = path.suffix == ".secret" or path.name == "apiconfig"
+            if path.is_file() and not own and secret.encode() in path.read_bytes():
+                yield f"{name} is in {path}"
+
+
+def _trials(played: Played) -> dict[int, tuple[str, list[float]]]:
+    """Return state and values of each trial, out of the study's own database."""
+    database = played.runs / "study.db"
+    if not database.exists():
+        return {}
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT t.number, t.state, v.value FROM trials t LEFT JOIN trial_values v ON v.trial_id = t.trial_id"
+        )
+        return {number: (state, [] if value is None else [value]) for number, state, value in rows}

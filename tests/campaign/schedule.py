@@ -1,0 +1,84 @@
+"""What happens to a study: crash points of its drivers, and random events by a seed."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[2] / "persistent_runner"
+RECOVERY = ("settling", "attaching", "given-back", "settled-trial")
+"""Points that only a start after a death passes."""
+RENEWAL = ("renewing", "settle-deleted")
+"""Points that need more than deaths: `tests/benchmarks/orphans.py` has them."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens so many seconds after a study began: `kill`, `suspend`, or a fault of the platform."""
+
+    after: float
+    what: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def crash_points() -> list[str]:
+    """Return the names of all points at which a driver can be killed, as the code has them."""
+    names = [
+        name
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for name in re.findall(r'crash_point\("([a-z-]+)"\)', path.read_text("utf-8"))
+    ]
+    return list(dict.fromkeys(names))
+
+
+def kills(count: int, seed: int = 1) -> list[tuple[str, ...]]:
+    """Return so many lists of crash points: each point once, then its later passages and deaths within recovery."""
+    points = [point for point in crash_points() if point not in RENEWAL]
+    found: list[tuple[str, ...]] = [(point,) for point in points if point not in RECOVERY]
+    found += [("launched:2", "settling"), ("launched:2", "attaching"), ("launched:2", "given-back")]
+    found += [("result-recorded", "settled-trial"), ("launched:2", "given-back:2", "settled-trial")]
+    chance = random.Random(seed)
+    while len(found) < count:
+        length = chance.choice((1, 1, 2, 3))
+        found.append(tuple(f"{chance.choice(points)}:{chance.randint(1, 4)}" for _ in range(length)))
+    return found[:count]
+
+
+def events(seed: int) -> list[Event]:
+    """Return what happens to the study of a seed: three to eight events in its first seconds."""
+    chance = random.Random(seed)
+    return [_event(chance, chance.uniform(0.2, 6.0)) for _ in range(chance.randint(3, 8))]
+
+
+def _event(chance: random.Random, after: float) -> Event:
+    what = chance.choice(
+        (
+            "kill",
+            "kill",
+            "suspend",
+            "drop",
+            "drop",
+            "refuse",
+            "blackhole",
+            "status",
+            "lost",
+            "dropped",
+            "preempt",
+            "reboot",
+        )
+    )
+    if what in {"drop", "refuse", "blackhole"}:
+        seconds = {} if what == "drop" else {"seconds": chance.uniform(0.2, 2.0)}
+        return Event(after, "ssh", {"do": what, **seconds})
+    if what == "suspend":
+        return Event(after, what, {"seconds": chance.uniform(0.5, 3.0)})
+    if what == "status":
+        return Event(after, what, {"status": chance.choice((429, 500, 502, 503)), "times": chance.randint(1, 4)})
+    if what in {"lost", "dropped"}:
+        return Event(after, what, {"times": chance.randint(1, 3)})
+    if what == "preempt":
+        return Event(after, what, {"relaunch": chance.choice((None, 0.5, 1.0))})
+    return Event(after, what, {"seconds": chance.uniform(0.2, 1.0)} if what == "reboot" else {})
