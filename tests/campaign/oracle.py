@@ -111,6 +111,7 @@ def _left(played: Played) -> Iterator[str]:
 
 def _jobs(stage: Stage, played: Played) -> Iterator[str]:
     deadline = time.monotonic() + IDLE + 10 + 3 * TICK + TEARDOWN
+    is_first = True
     while True:
         events = [
             event
@@ -122,6 +123,9 @@ def _jobs(stage: Stage, played: Played) -> Iterator[str]:
         stopped = {
             event["job"] for event in events if event["event"] == "cluster_status" and event["status"] == "Stopped"
         }
+        if is_first and played.codes[-1] == 0:  # which says that Stopped was read
+            yield from (f"job {job} was not stopped when its driver ended with 0" for job in sorted(jobs - stopped))
+        is_first = False
         if jobs <= stopped or time.monotonic() > deadline:
             break
         time.sleep(0.1)
