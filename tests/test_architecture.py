@@ -43,6 +43,7 @@ FLOORS = {
     "settings": 1,
     "background": 1,
     "printable": 1,
+    "portable": 1,
     "account": 1,
     "render": 1,
     "formats": 1,
