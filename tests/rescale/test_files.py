@@ -253,6 +253,19 @@ def test_a_whole_answer_that_is_cut_comes_anew(
     assert [headers["Range"] for _, headers, _ in script.asked] == ["bytes=0-19", "bytes=60-69"]
 
 
+def test_a_part_that_ends_early_is_no_end(script: Script, tmp_path: Path) -> None:
+    """A platform that gives less than was asked for is asked for the rest, one that gives nothing not for ever."""
+    platform = RescalePlatform(script.url, KEY, backoff=Backoff(first=0.001, most=0.01, total=0.2))
+    rest = Said(206, "56789", {"Content-Range": "bytes 5-9/10"})
+    script.says("GET files/AbCdEf/contents/", Said(206, "01234", {"Content-Range": "bytes 0-4/10"}), rest)
+    platform.files.download(File(id="AbCdEf", decrypted_size=10), tmp_path, "x")
+    assert (tmp_path / "x").read_text() == "0123456789"
+    script.says("GET files/AbCdEf/contents/", Said(206, "", {"Content-Range": "bytes 0-9/10"}))
+    with pytest.raises(PlatformUnavailable, match="AbCdEf was cut off at byte 0"):
+        platform.files.download(File(id="AbCdEf", decrypted_size=10), tmp_path, "x")
+    platform.close()
+
+
 @pytest.mark.parametrize("wrong", ["sha256", "sha512", "size"])
 def test_what_is_not_the_file_is_refused_and_not_kept(
     wrong: str, local: RescalePlatform, left: dict[str, File], tmp_path: Path
