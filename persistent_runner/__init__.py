@@ -23,7 +23,8 @@
     2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
          transfer explain live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
-       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  crash.py  pipes.py
+       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  portable.py
+       crash.py  pipes.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

@@ -46,6 +46,7 @@ FLOORS = {
     "background": 1,
     "printable": 1,
     "pipes": 1,
+    "portable": 1,
     "account": 1,
     "render": 1,
     "formats": 1,

@@ -16,6 +16,7 @@ from persistent_runner.local_platform.fault_kinds import (
     Html,
     Lost,
     Next,
+    NoRange,
     Redirect,
     Revoked,
     Slow,
@@ -24,6 +25,8 @@ from persistent_runner.local_platform.fault_kinds import (
 from persistent_runner.local_platform.http import drop_connection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from persistent_runner.local_platform.faults import Faults
     from persistent_runner.local_platform.jobs import Jobs
 
@@ -44,6 +47,8 @@ def spoil_answers(app: Flask, faults: Faults, jobs: Jobs) -> None:
         g.fault = order.fault if order else None
         if order is not None and isinstance(order.fault, Hang | Slow):
             order.gone.wait(order.fault.seconds)
+        if isinstance(g.fault, NoRange):
+            request.environ.pop("HTTP_RANGE", None)
         return _instead(g.fault)
 
     def after(response: Response) -> Response:
@@ -73,13 +78,22 @@ def _spoiled(response: Response, fault: Fault | None) -> Response:
     if isinstance(fault, Code) and fault.done:
         return _of_code(fault)
     if isinstance(fault, Truncated):
-        whole = response.get_data()
-        response.set_data(whole[: len(whole) // 2])
-        response.headers["Content-Length"] = str(len(whole))  # the server closes when less was sent
+        length = response.content_length or 0
+        # the content of a file is not in memory; the server closes when less was sent than the header says
+        response.response = _first(response.iter_encoded(), length // 2 if fault.bytes is None else fault.bytes)
     if isinstance(fault, Next) and isinstance(page := response.get_json(silent=True), dict) and "next" in page:
         origin = request.host_url.rstrip("/") if fault.to is None else fault.to.rstrip("/")
         response.set_data(json.dumps({**page, "next": f"{origin}{request.full_path.rstrip('?')}"}))
     return response
+
+
+def _first(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """Yield the first `count` bytes."""
+    for piece in pieces:
+        yield piece[:count]
+        count -= len(piece)
+        if count <= 0:
+            return
 
 
 def _dropped() -> Response:

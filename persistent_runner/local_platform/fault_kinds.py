@@ -87,9 +87,16 @@ class Html(Answer):
 
 
 class Truncated(Answer):
-    """It is done; half of the body is sent, then the connection ends."""
+    """It is done; half of the body is sent, or so many `bytes` of it, then the connection ends."""
 
     what: Literal["truncated"] = "truncated"
+    bytes: int | None = Field(None, ge=0)
+
+
+class NoRange(Answer):
+    """`Range` is ignored: all of the content is answered, with status 200."""
+
+    what: Literal["no_range"] = "no_range"
 
 
 class Hang(Answer):

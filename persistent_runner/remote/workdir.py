@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import queue
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from persistent_runner.errors import (
     RunnerError,
 )
 from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
+from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import failure_of
 from persistent_runner.remote.link import RequestRefused
@@ -43,8 +43,6 @@ log = logging.getLogger(__name__)
 _IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
-_MISREAD = re.compile(r"[\\\0\n\r:]")
-_RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -371,11 +369,8 @@ class WorkDir:
 
     def _problem_here(self, name: str) -> str:
         """Return why a file of the node cannot be kept here under its name; empty when it can."""
-        parts = name.split("/")
-        if any(part in ("", ".", "..") or _RESERVED_ON_WINDOWS.fullmatch(part) for part in parts):
-            return "named as only some systems allow"
-        if _MISREAD.search(name):
-            return "named with a character that another system reads otherwise"
+        if problem := unportable(name):
+            return problem
         if live_log.KEPT_NAME.fullmatch(name):
             return "named like the log that is kept beside it"
         if (other := self._local_names.setdefault(name.casefold(), name)) != name:

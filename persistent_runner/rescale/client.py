@@ -27,6 +27,7 @@ from persistent_runner.rescale.api import (
     Status,
 )
 from persistent_runner.rescale.catalogue import Catalogue, whole_hours
+from persistent_runner.rescale.files import JobFiles
 from persistent_runner.rescale.states import lease_state
 from persistent_runner.rescale.transport import Transport
 
@@ -49,7 +50,7 @@ class _NotThereYet(PlatformRefused):
 
 
 class RescalePlatform(Catalogue):
-    """Rescale as a `Platform`, with its catalogue.
+    """Rescale as a `Platform`, with its catalogue and, in `files`, the output files of ended jobs.
 
     `base_url` is without `/api/v2/`; a set `stop` ends the repeats of a failed GET; `backoff` is how long they go on.
     """
@@ -59,6 +60,7 @@ class RescalePlatform(Catalogue):
     ) -> None:
         backoff = backoff or Backoff()
         super().__init__(Transport(base_url, api_key, stop=stop, backoff=backoff))
+        self.files = JobFiles(self._http, stop=stop, backoff=backoff)
         self._stop = stop
         self._read_back_backoff = replace(backoff, total=min(backoff.total, _READ_BACK))
 

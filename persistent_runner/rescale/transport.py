@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from email.utils import parsedate_to_datetime
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
@@ -19,11 +21,12 @@ from persistent_runner.printable import printable
 from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import hide, redact
 from persistent_runner.rescale.api import API_ROOT
+from persistent_runner.rescale.replies import flaws, innermost, is_web_page, leaves, retry_after
 from persistent_runner.settings import is_loopback
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from persistent_runner.rescale.api import Endpoint, Wire
 
@@ -34,10 +37,12 @@ Row = TypeVar("Row", bound=BaseModel)
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two bytes
 _TOTAL = 180.0  # seconds for a whole answer
 _SOON = (5.0, 10.0)  # the same for who cannot wait
-_LONGEST_RETRY_AFTER = 300.0  # seconds
 _MOST_PAGES = 1000
 _PAGE_SIZE = 200
 _TRANSIENT = frozenset({408, 425, 429})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 5
+_BLOCK = 1 << 18  # bytes
 
 
 class _TokenAuth(AuthBase):
@@ -49,6 +54,22 @@ class _TokenAuth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Token {self._api_key}"
         return request
+
+
+class _NoAuth(AuthBase):
+    """Nothing in place of the key, not even a machine entry of ~/.netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+@dataclass(frozen=True)
+class Content:
+    """An answer whose body is read piece by piece; `blocks(seconds)` raises PlatformUnavailable when that is over."""
+
+    status: int
+    headers: Mapping[str, str]
+    blocks: Callable[[float], Iterator[bytes]]
 
 
 class Transport:
@@ -90,8 +111,7 @@ class Transport:
 
         Who is not `patient` gets the answer of one try, or the fault of it, within seconds.
         """
-        path = endpoint.path.format(**{key: quote(value, safe="/") for key, value in names.items()})
-        url = f"{self.base_url}{API_ROOT}{path}"
+        url = self._url(endpoint, names)
         if endpoint.shape == "list":
             return self._list(url, params or {}, endpoint.reply, patient=patient)
         response = self._send(endpoint.method, url, params=params, body=body, patient=patient)
@@ -100,7 +120,67 @@ class Transport:
         try:
             return endpoint.reply.model_validate(self._json(response))
         except ValidationError as error:
-            raise PlatformRefused(f"{self._what(response)}: the answer has another shape: {_flaws(error)}") from None
+            raise PlatformRefused(f"{self._what(response)}: the answer has another shape: {flaws(error)}") from None
+
+    @contextmanager
+    def stream(self, endpoint: Endpoint[Any, Any], *, headers: Mapping[str, str], **names: str) -> Iterator[Content]:
+        """Open the content that an endpoint answers a GET with, in one try; the caller reads it and repeats.
+
+        Whether `contents/` streams or redirects is not known, so redirects are followed: it may be a store's presigned
+        address. The key goes to the platform's own origin alone, and nothing goes out in plain text but to loopback.
+        """
+        url = self._url(endpoint, names)
+        for _ in range(_MOST_REDIRECTS):
+            response = self._open(url, headers)
+            if response.status_code not in _REDIRECTS:
+                break
+            response.close()
+            url = self._redirected(url, response.headers.get("Location", ""))
+        else:
+            raise PlatformRefused(f"{self._asked('GET', url)}: the redirects did not end.")
+        with closing(response):
+            if not response.ok and self._is_ours(url):
+                with self._translated(self._what(response)):
+                    _read_whole(response, self._deadline)
+            self._raise_for_status(response)
+            yield Content(response.status_code, response.headers, partial(self._blocks, response))
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> requests.Response:
+        with self._translated(self._asked("GET", url)):
+            return self._session.get(
+                url,
+                headers=dict(headers),
+                auth=None if self._is_ours(url) else _NoAuth(),  # None: the session's own
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+                stream=True,
+            )
+
+    def _redirected(self, current: str, location: str) -> str:
+        """Return where a redirect leads; PlatformRefused for an address that is none, or in plain text."""
+        try:
+            there = urljoin(current, location)
+            local = is_loopback(there) and is_loopback(self.base_url)
+            safe = urlsplit(there).scheme in ({"http", "https"} if local else {"https"})
+            self._is_ours(there)  # reads the port
+        except ValueError:
+            safe = False
+        if not safe:
+            raise PlatformRefused(f"{self._asked('GET', current)}: redirected to an address that is none or not https.")
+        return there
+
+    def _blocks(self, response: requests.Response, seconds: float) -> Iterator[bytes]:
+        what, until = self._what(response), time.monotonic() + seconds
+        while True:
+            with self._translated(what):
+                block = response.raw.read1(_BLOCK, decode_content=True)
+            if not block:
+                return
+            yield block
+            if time.monotonic() > until:
+                raise PlatformUnavailable(f"{what}: the content did not come in time.")
+            if self._stop is not None and self._stop.is_set():
+                raise PlatformUnavailable(f"{what}: given up, as the program is to end.")
 
     def _list(self, url: str, params: Mapping[str, str | int], row_type: type[Row], *, patient: bool) -> list[Row]:
         """Return every row of a list, whether it comes bare or in pages; a row with a known `id` once."""
@@ -133,7 +213,7 @@ class Transport:
             if url not in self._half_read:  # once is enough: a poll would say it every few seconds
                 self._half_read.add(url)
                 where = f"{self.host}: a row of {urlsplit(url).path}"
-                log.warning("%s is left out, it has another shape: %s", where, _flaws(error))
+                log.warning("%s is left out, it has another shape: %s", where, flaws(error))
             return None
 
     def _next(self, following: object, current: str) -> str | None:
@@ -141,8 +221,8 @@ class Transport:
         if not isinstance(following, str) or not following:
             return None
         try:
-            parts = urlsplit(urljoin(current, following))
-            stays = _origin(parts) == _origin(urlsplit(self.base_url))
+            there = urljoin(current, following)
+            parts, stays = urlsplit(there), self._is_ours(there)
         except ValueError:
             stays = False
         if not stays:
@@ -176,9 +256,8 @@ class Transport:
         body: Wire | None,
         timeout: tuple[float, float],
     ) -> requests.Response:
-        """Send one request; the only place where HTTP's faults become ours."""
-        what = f"{method} {urlsplit(url).path} at {self.host}"
-        try:
+        """Send one request and read its answer to the end."""
+        with self._translated(self._asked(method, url)):
             response = self._session.request(
                 method,
                 url,
@@ -189,27 +268,35 @@ class Transport:
                 stream=True,
             )
             _read_whole(response, self._deadline)
+        self._raise_for_status(response)
+        return response
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """Turn HTTP's faults into ours; the only place that does."""
+        try:
+            yield
         except requests.exceptions.SSLError as error:
             raise PlatformRefused(
-                f"{what}: the certificate is not trusted ({self._clean(_innermost(error))}).",
+                f"{what}: the certificate is not trusted ({self._clean(innermost(error))}).",
                 remedy="Behind a proxy that opens TLS, set REQUESTS_CA_BUNDLE to its certificate.",
             ) from None
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
             raise PlatformUnavailable(f"{what}: no answer in time.") from None
         except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-            raise PlatformUnavailable(f"{what}: the connection failed ({self._clean(_innermost(error))}).") from None
+            raise PlatformUnavailable(f"{what}: the connection failed ({self._clean(innermost(error))}).") from None
         except requests.RequestException as error:
             raise PlatformRefused(f"{what}: {type(error).__name__}.") from None
         except ValueError:  # requests reads the address of a redirect that it does not follow
             raise PlatformRefused(f"{what}: redirected to an address that is none.") from None
-        self._raise_for_status(response)
-        return response
 
     def _raise_for_status(self, response: requests.Response) -> None:
         code = response.status_code
         if 200 <= code < 300:
             return
-        what = f"{self._what(response)}: {code} {self._words(response)}".rstrip()
+        ours = self._is_ours(response.url)
+        # The words of another host are left unread: they may repeat a presigned address.
+        what = f"{self._what(response)}: {code} {self._words(response) if ours else ''}".rstrip()
         if 300 <= code < 400:
             there = urlsplit(urljoin(response.url, response.headers.get("Location", "")))
             raise PlatformRefused(
@@ -218,8 +305,8 @@ class Transport:
                 status=code,
             )
         if code in _TRANSIENT or code >= 500:
-            raise PlatformUnavailable(what, retry_after=_retry_after(response))
-        if code == 401:
+            raise PlatformUnavailable(what, retry_after=retry_after(response))
+        if code == 401 and ours:
             raise PlatformRefused(
                 f"{self.host} refused the API key ({self._words(response) or code}).",
                 remedy="Check the key; it is valid in one region and one workspace only.",
@@ -232,25 +319,38 @@ class Transport:
             return response.json()
         except requests.exceptions.JSONDecodeError:
             pass
-        if _is_web_page(response):
+        if is_web_page(response):
             raise PlatformRefused(
                 f"{self.host} answered with a web page, not the API.",
                 remedy="Check the base URL, and whether a login page of the network stands in between.",
             )
         raise PlatformUnavailable(f"{self._what(response)}: the answer is not JSON.")
 
+    def _url(self, endpoint: Endpoint[Any, Any], names: Mapping[str, str]) -> str:
+        path = endpoint.path.format(**{key: quote(value, safe="/") for key, value in names.items()})
+        return f"{self.base_url}{API_ROOT}{path}"
+
+    def _is_ours(self, url: str) -> bool:
+        return _origin(urlsplit(url)) == _origin(urlsplit(self.base_url))
+
+    def _asked(self, method: str, url: str) -> str:
+        """Return what was asked of whom; of another host's address nothing else, it may be a presigned one."""
+        if self._is_ours(url):
+            return f"{method} {urlsplit(url).path} at {self.host}"
+        return f"{method} at {urlsplit(url).hostname}, where {self.host} redirected to"
+
     def _what(self, response: requests.Response) -> str:
-        return f"{response.request.method} {urlsplit(response.url).path} at {self.host}"
+        return self._asked(response.request.method or "", response.url)
 
     def _words(self, response: requests.Response) -> str:
         """Return what the server says of an error: `detail`, else `path: message`, else the start of its text."""
         try:
             reply = response.json()
         except requests.exceptions.JSONDecodeError:
-            return "(a web page)" if _is_web_page(response) else self._clean(response.text)[:800]
+            return "(a web page)" if is_web_page(response) else self._clean(response.text)[:800]
         if isinstance(reply, dict) and isinstance(reply.get("detail"), str):
             return self._clean(reply["detail"])
-        return self._clean("; ".join(_leaves(reply)) or json.dumps(reply))[:800]
+        return self._clean("; ".join(leaves(reply)) or json.dumps(reply))[:800]
 
     def _clean(self, text: str) -> str:
         """Return foreign text on one line, without control characters and without secrets."""
@@ -269,49 +369,5 @@ def _read_whole(response: requests.Response, seconds: float) -> None:
     response._content = b"".join(pieces)  # noqa: SLF001 - requests has no time-out of its own for a whole answer
 
 
-def _leaves(reply: object, path: str = "") -> list[str]:
-    """Return the messages of a nested error body, each behind its path: `jobanalyses.0.hardware: ...`."""
-    if isinstance(reply, dict):
-        return [leaf for key, value in reply.items() for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]
-    if isinstance(reply, list):
-        numbered = any(isinstance(value, dict | list) for value in reply)
-        return [
-            leaf
-            for number, value in enumerate(reply)
-            for leaf in _leaves(value, f"{path}.{number}" if numbered else path)
-        ]
-    return [] if reply in (None, "") else [f"{path}: {reply}" if path else str(reply)]
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Return the wait in seconds that `Retry-After` asks for (seconds or a date), at most five minutes."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return min(float(value), _LONGEST_RETRY_AFTER)
-    try:
-        # The server's clock against the server's clock: ours may be wrong.
-        until = parsedate_to_datetime(value) - parsedate_to_datetime(response.headers.get("Date", ""))
-    except (ValueError, TypeError):
-        return None
-    return min(max(until.total_seconds(), 0.0), _LONGEST_RETRY_AFTER)
-
-
-def _is_web_page(response: requests.Response) -> bool:
-    return "html" in response.headers.get("Content-Type", "").lower() or response.content.lstrip()[:1] == b"<"
-
-
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the plainest words for a failed connection: those of the cause at the bottom."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return str(error) or type(error).__name__
-
-
-def _flaws(error: ValidationError) -> str:
-    """Return the fields that did not fit, without their values."""
-    flaws = error.errors(include_input=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, flaw['loc']))}: {flaw['msg']}" for flaw in flaws)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+import urllib3
 from plain_client import Client, eventually
 
 from persistent_runner.errors import ConfigError
@@ -69,6 +72,27 @@ def test_pages_redirects_and_cut_bodies(client: Client, platform: LocalRescale) 
     platform.faults.add("truncated", endpoints="me", times=1)
     with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         client.get("users/me/")
+
+
+def test_content_is_cut_where_it_was_ordered_and_ranges_are_ignored(client: Client, platform: LocalRescale) -> None:
+    """So many bytes of a file's content or of a range of it, or all of it in place of a range; then as always."""
+    content = hashlib.shake_128(b"seed").digest(2 << 20)  # two pieces of the server's
+    url = f"files/{client.upload('content.dat', content)}/contents/"
+    for headers, whole in (({}, content), ({"Range": "bytes=100-1999999"}, content[100:2_000_000])):
+        for count in (0, 1, 1_500_000):
+            platform.faults.add("truncated", endpoints="file_contents", bytes=count, times=1)
+            reply = client.get(url, headers=headers, stream=True)
+            assert reply.headers["Content-Length"] == str(len(whole))
+            came: list[bytes] = []
+            with pytest.raises(urllib3.exceptions.ProtocolError):
+                came.extend(iter(partial(reply.raw.read1, 1 << 16), b""))
+            assert hashlib.sha512(b"".join(came)).digest() == hashlib.sha512(whole[:count]).digest()
+    platform.faults.add("no_range", endpoints="file_contents", times=1)
+    reply = client.get(url, headers={"Range": "bytes=5-9"})
+    assert (reply.status_code, len(reply.content)) == (200, len(content))
+    assert "Content-Range" not in reply.headers
+    reply = client.get(url, headers={"Range": "bytes=5-9"})
+    assert (reply.status_code, reply.content) == (206, content[5:10])
 
 
 def test_a_server_that_hangs_or_is_slow(client: Client, platform: LocalRescale) -> None:
