@@ -27,6 +27,7 @@ from persistent_runner.leasing import leased, settle_unneeded
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rendered, run_path
 from persistent_runner.pool import Pool
+from persistent_runner.salvage import salvage
 from persistent_runner.settings import load_settings
 from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.loop import Loop
@@ -44,6 +45,7 @@ from persistent_runner.study.storage import folder_of, open_study, root_cause
 from persistent_runner.study.summary import summarize
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.render import Delimiters
+    from persistent_runner.settings import Settings
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.failures import FailuresTable
     from persistent_runner.study.progress import Progress
@@ -245,6 +248,8 @@ def run_study(
                 spec,
                 folder,
                 objective,
+                settings=settings,
+                stop=interrupts.asked,
                 accept_changed=accept_changed,
                 retry_failed=retry_failed,
                 read_again=read_again,
@@ -302,6 +307,8 @@ def _begin(
     folder: RunFolder,
     objective: object,
     *,
+    settings: Settings,
+    stop: threading.Event,
     accept_changed: bool,
     retry_failed: bool,
     read_again: bool,
@@ -310,6 +317,8 @@ def _begin(
 
     ConfigError where it is not what it was, and the user has not said what that means.
     """
+    if isinstance(objective, CommandObjective):
+        salvage(run.study, folder, objective, settings, stop)
     settle_earlier(run.study, folder)
     counts = settled_by_state(run.study)
     accepted = PARTS if accept_changed or retry_failed else ("readers",) if read_again else ()

@@ -19,6 +19,7 @@ FLOORS = {
     "cli": 8,
     "ending": 8,
     "runner": 7,
+    "salvage": 7,
     "leasing": 7,
     "inventory": 7,
     "check": 7,

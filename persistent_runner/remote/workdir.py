@@ -60,6 +60,32 @@ class CommandResult:
         return self.log.read_text("utf-8", "replace")
 
 
+Pushed = dict[str, tuple[bytes | SharedFile, int]]
+"""Path in the working directory: content and mode."""
+
+
+def pushed(root: Path, inputs: Sequence[str], parameters: Mapping[str, Any], delimiters: Delimiters) -> Pushed:
+    """Return what a push puts into a working directory; ConfigError for an input that is missing or does not render."""
+    files = walk_inputs(root, inputs)
+    found: Pushed = {file.path: (shared_file(file), file.mode) for file in files if file.shared}
+    rest = [file for file in files if not file.shared]
+    found |= {path: (data, mode) for path, data, mode in render_inputs(rest, parameters, delimiters)}
+    return found | {"parameters.json": (_as_json(parameters), 0o644)}
+
+
+def command_hash(command: str, outputs: Sequence[str], files: Iterable[tuple[str, bytes | SharedFile, int]]) -> str:
+    """Return what a command is known by on the node: itself, the outputs it names and what was pushed for it."""
+    digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
+    for path, data, mode in sorted(files, key=lambda file: file[0]):
+        content = data.sha256 if isinstance(data, SharedFile) else hashlib.sha256(data).hexdigest()
+        digest.update(json.dumps([path, mode, content]).encode())
+    return digest.hexdigest()
+
+
+def _as_json(parameters: Mapping[str, Any]) -> bytes:
+    return json.dumps(parameters, indent=1).encode() + b"\n"
+
+
 class WorkDir:
     """One attempt's working directory on the node and its folder here.
 
@@ -93,7 +119,7 @@ class WorkDir:
         self._delimiters = delimiters or Delimiters()
         self._parameters: dict[str, Any] = {}
         self._sent: set[str] = {"parameters.json"}
-        self._pushed: dict[str, tuple[bytes | SharedFile, int]] = {}
+        self._pushed: Pushed = {}
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
         self._local_names: dict[str, str] = {}
@@ -128,14 +154,7 @@ class WorkDir:
         """
         self.check()
         self._parameters |= parameters
-        files = walk_inputs(self._inputs_root, inputs)
-        for file in files:
-            if file.shared:
-                self._pushed[file.path] = (shared_file(file), file.mode)
-        rest = [file for file in files if not file.shared]
-        for path, data, mode in render_inputs(rest, self._parameters, self._delimiters):
-            self._pushed[path] = (data, mode)
-        self._pushed["parameters.json"] = (self._parameters_json(), 0o644)
+        self._pushed |= pushed(self._inputs_root, inputs, self._parameters, self._delimiters)
 
     def run(
         self,
@@ -161,21 +180,17 @@ class WorkDir:
         seq, self._seq = self._seq, self._seq + 1
         with self._machine():
             if "parameters.json" in self._pushed:  # for people, beside the results
-                (self.folder / "parameters.json").write_bytes(self._parameters_json())
+                (self.folder / "parameters.json").write_bytes(_as_json(self._parameters))
         files = [(path, data, mode) for path, (data, mode) in sorted(self._pushed.items())]
         self._sent |= self._pushed.keys()
         self._pushed = {}
-        digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
-        for path, data, mode in files:
-            content = data.sha256 if isinstance(data, SharedFile) else hashlib.sha256(data).hexdigest()
-            digest.update(json.dumps([path, mode, content]).encode())
         self._running = seq
         try:
             with self._machine():
                 ended = self._wait(
                     seq,
                     on_line,
-                    command_hash=digest.hexdigest(),
+                    command_hash=command_hash(command, outputs, files),
                     script=command,
                     timeout=limit,
                     stall=silence,
@@ -237,9 +252,6 @@ class WorkDir:
             raise self._dead
 
     # -- within
-
-    def _parameters_json(self) -> bytes:
-        return json.dumps(self._parameters, indent=1).encode() + b"\n"
 
     @contextlib.contextmanager
     def _machine(self) -> Iterator[None]:
