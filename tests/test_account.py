@@ -62,7 +62,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_profile_gets_the_nearest_name(tmp_path: Path) -> None:
     """The message lists the profiles there are and the one that was probably meant."""
     config(tmp_path, f"[default]\napikey={KEY}\n[europe]\napikey={KEY}\n")
-    with pytest.raises(ConfigError, match='did you mean "europe"') as caught:
+    with pytest.raises(ConfigError, match=r"did you mean \[europe\]") as caught:
         read_account("erope", home=tmp_path)
     assert "[default], [europe]" in str(caught.value)
 
