@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def told(folder: Path, command: str, *names: str) -> list[str]:
     """Return what is wrong with a command and these files of the case (all but `windows`, when none is named)."""
     files = [file for file in walk_inputs(folder, ["case/"]) if file.path != "windows" or "windows" in names]
-    return list(script_mistakes(files, command))
+    return [what for what, _ in script_mistakes(files, command)]
 
 
 @pytest.mark.parametrize(
