@@ -91,8 +91,8 @@ def quote_of(spec: StudySpec, request: LeaseRequest, platform: RescalePlatform) 
     try:
         return platform.quote(request)
     except ConfigError as error:
-        keys = ["cluster", *filter(None, [error.key])]
-        raise spec.error(keys, f"{error.message} {error.remedy}") from None
+        placed = spec.error(["cluster", *filter(None, [error.key])], error.message)
+        raise ConfigError(placed.message, remedy=f"{error.remedy}\n{placed.remedy}") from None
 
 
 def check_fits(spec: StudySpec, quote: Quote) -> None:

@@ -541,7 +541,7 @@ def test_a_person_at_a_terminal_is_asked(tmp_path: Path) -> None:
     answers = [
         ("when done)", "77"), ("77", "1"), ("Name [height]", ""), ("Low [0.05]", "0.3"), ("High [0.15]", "0.2"),
         ("swap them", ""), ("Low [0.05]", ""), ("High [0.15]", "0.2"), ("when done)", "3:8"), ("Name [x]", "ribs"),
-        ("Low [2]", ""), ("High [6]", ""), ("when done)", ""), ("runs this deck", "python3 solve.py"),
+        ("Low [2]", ""), ("High [6]", ""), ("when done)", ""), ("runs this deck", "solve beam.txt"),
         ("Which are read", "2"), ("mass (minimize", "maximize"),
     ]  # fmt: skip
     seen = 0

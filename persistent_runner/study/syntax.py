@@ -40,7 +40,8 @@ def in_words(text: str, said: str) -> str:
     if place and place[1]:
         number, column = int(place[1]), int(place[2])
     else:
-        number, column = _never_closed(lines, what), 1
+        number = _never_closed(lines, what)
+        column = len(lines[number - 1]) + 1
     line = lines[number - 1]
     before, table, rest = key_lines("\n".join(lines[: number - 1])), _table_of(lines[: number - 1]), line[column - 1 :]
     if not re.search(r"\benv\b", f"{table} {line}"):
@@ -64,6 +65,7 @@ def _meaning(what: str, line: str, rest: str, before: dict[Keys, int], table: st
     return next((words for pattern, words in _WORDS if re.match(pattern, f"{what}\n{line}")), what)
 
 
+_UNCLOSED = "a list above this line is not closed; close it with ]"
 _WORDS = (
     (
         r"(Illegal|Found invalid) character '\\n'|Expected \"'\"",
@@ -79,7 +81,7 @@ _WORDS = (
         "a text of several lines is not closed; close it with the three quotation marks that it began with",
     ),
     (r"Expected '=' after a key", "a key and its value are written as in key = value"),
-    (r"Unclosed array", "a list above this line is not closed; close it with ]"),
+    (r"Unclosed array", _UNCLOSED),
     (
         r"Unclosed inline table|.*\n.*\{",
         "what stands between braces stands on one line, with commas between, and none at its end",
@@ -107,6 +109,8 @@ def _at(before: dict[Keys, int], keys: Keys, first: str = "") -> str:
 
 
 def _no_value(rest: str, line: str) -> str:
+    if _KEY.match(rest):  # where an item of a list was to come
+        return _UNCLOSED
     word = re.split(r"[,}\]#]", rest)[0].strip()
     key = _KEY.match(line)
     name = key[1] if key else "key"
