@@ -54,8 +54,8 @@ def check_study(
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     spec = load_study(path, sets, n_trials, max_concurrent)
     parameters = first_parameters(spec)
-    rehearse(spec)
     files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
+    rehearse(spec)
     readings = _read(spec, parameters, Path(sample)) if sample is not None else []
     site = choose_platform(settings)
     try:

@@ -57,12 +57,14 @@ def template_mistakes(
     used |= set(elsewhere)
     unused = [name for name in known if name not in used]
     if templates and unused and not found:
-        found.append(ConfigError(_unused(files, unused, delimiters)))
+        found.append(_unused(files, unused, delimiters))
     return list({error.message: error for error in found}.values())  # what several include is told once
 
 
-def overlooked(files: Iterable[InputFile], names: Sequence[str], delimiters: Delimiters) -> Iterator[str]:
-    """Yield each file that holds a parameter of these names where nothing fills it in, and what to do.
+def overlooked(
+    files: Iterable[InputFile], names: Sequence[str], delimiters: Delimiters
+) -> Iterator[tuple[str, Path | None]]:
+    """Yield (what, file) for each file that holds a parameter of these names where nothing fills it in.
 
     That is a file, of the inputs or included, that holds one between the delimiters and is no template, and a template
     that holds one between the delimiters of others. The first place of each file is told.
@@ -76,11 +78,11 @@ def overlooked(files: Iterable[InputFile], names: Sequence[str], delimiters: Del
         if found := written.search(deck.text):
             name = f"{deck.name.rpartition('/')[2]}{TEMPLATE_SUFFIX}"
             include = f', and write include("{name}")' if deck.above else ""
-            yield f"{_place(deck, found)}, but is no template: rename it to {name}{include}"
+            yield f"{_place(deck, found)}, but is no template: rename it to {name}{include}", deck.path
     for deck in templates:
         if found := wrong.search(deck.text):
             example = f"{delimiters.start} {found['name']} {delimiters.end}"
-            yield f"{_place(deck, found)}, which nothing fills in: write {example}"
+            yield f"{_place(deck, found)}, which nothing fills in: write {example}", deck.path
 
 
 def _look(expression: Expression, known: list[str], sometimes: Mapping[str, str], used: set[str]) -> list[ConfigError]:
@@ -100,15 +102,13 @@ def _look(expression: Expression, known: list[str], sometimes: Mapping[str, str]
     ]
 
 
-def _unused(files: Sequence[InputFile], unused: Sequence[str], delimiters: Delimiters) -> str:
+def _unused(files: Sequence[InputFile], unused: Sequence[str], delimiters: Delimiters) -> ConfigError:
     what = f"no template uses the parameter {', '.join(unused)}"
     if hints := list(overlooked(files, unused, delimiters)):
-        return f"{what}; {'; '.join(hints)}"
+        return ConfigError(f"{what}; {'; '.join(hint for hint, _ in hints)}", file=hints[0][1])
     names = ", ".join(file.source.name for file in files if file.template)
-    return (
-        f"{what} (templates: {names}); write {delimiters.start} {unused[0]} {delimiters.end} where it belongs, or "
-        "remove it"
-    )
+    example = f"{delimiters.start} {unused[0]} {delimiters.end}"
+    return ConfigError(f"{what} (templates: {names}); write {example} where it belongs, or remove it")
 
 
 def _between(delimiters: Iterable[Delimiters], names: Iterable[str]) -> re.Pattern[str]:
@@ -132,7 +132,7 @@ def _decks(files: Iterable[InputFile], delimiters: Delimiters) -> tuple[list[Dec
                 kind = templates if inner.name.endswith(TEMPLATE_SUFFIX) else others
                 kind[inner.path or path] = inner
         elif not (file.link or file.shared):
-            others.setdefault(path, Deck(path_in(file.root, path), _text(path)))
+            others.setdefault(path, Deck(path_in(file.root, path), _text(path), path=path))
     return list(templates.values()), list(others.values())
 
 

@@ -25,6 +25,12 @@ def case(tmp_path: Path, **files: bytes | str) -> list[InputFile]:
     return walk_inputs(tmp_path, ["case/"])
 
 
+def where(files: list[InputFile], *names: str, delimiters: Delimiters = DEFAULT_DELIMITERS) -> list[str]:
+    found = list(overlooked(files, names, delimiters))
+    assert [path and path.name for _, path in found] == [what.partition(",")[0][len("case/") :] for what, _ in found]
+    return [what for what, _ in found]
+
+
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     """Every unknown name and every wrong line of every template, each with the file that is to be mended."""
     files = case(tmp_path, a__j2="@{ heigth }@\n@{ x. }@", b__j2="@{ x", c__j2="@{ x | fixed")
@@ -61,7 +67,7 @@ def test_an_unused_parameter_is_a_mistake_where_there_are_templates(tmp_path: Pa
 )  # fmt: skip
 def test_a_parameter_that_nothing_fills_in(tmp_path: Path, name: str, text: str | bytes, said: str | None) -> None:
     """A deck that was not renamed, or is written as for another tool, would be sent as it stands, silently."""
-    told = list(overlooked(case(tmp_path, **{name: text}), ["height", "type_"], DEFAULT_DELIMITERS))
+    told = where(case(tmp_path, **{name: text}), "height", "type_")
     assert len(told) == (said is not None)
     assert said is None or said in told[0]
 
@@ -69,7 +75,7 @@ def test_a_parameter_that_nothing_fills_in(tmp_path: Path, name: str, text: str 
 def test_an_include_that_is_no_template(tmp_path: Path) -> None:
     """It is inserted as it is, so a parameter in it is told, and once; the include is to be changed as well."""
     files = case(tmp_path, a__sub="x @{ h }@", b__j2='@{ h }@ @{ include("a.sub") }@', c__j2='@{ include("a.sub") }@')
-    assert list(overlooked(files, ["h"], DEFAULT_DELIMITERS)) == [
+    assert where(files, "h") == [
         'case/a.sub, line 1 holds "@{ h", but is no template: rename it to a.sub.j2, and write include("a.sub.j2")'
     ]
 
@@ -77,7 +83,7 @@ def test_an_include_that_is_no_template(tmp_path: Path) -> None:
 def test_other_delimiters(tmp_path: Path) -> None:
     """A study's own delimiters are looked for in decks, and the usual ones in templates."""
     files = case(tmp_path, a__inp="<< h >> @{ h }@", b__inp__j2="<< h >>\n@{ h }@", c__cpp="cout << h << k;")
-    assert list(overlooked(files, ["h"], Delimiters("<<", ">>"))) == [
+    assert where(files, "h", delimiters=Delimiters("<<", ">>")) == [
         'case/a.inp, line 1 holds "<< h", but is no template: rename it to a.inp.j2',
         'case/b.inp.j2, line 2 holds "@{ h", which nothing fills in: write << h >>',
     ]
@@ -87,6 +93,7 @@ def test_the_place_of_an_unused_parameter_is_told_with_it(tmp_path: Path) -> Non
     """Who wrote the parameter with other delimiters hears that, and not to write it once more."""
     files = case(tmp_path, beam__inp__j2="{{ height }}\n")
     (error,) = template_mistakes(files, ["height"])
+    assert error.file == files[0].source
     assert error.message == (
         'no template uses the parameter height; case/beam.inp.j2, line 1 holds "{{ height", which nothing fills in: '
         "write @{ height }@"

@@ -59,7 +59,8 @@ def mistakes_across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str,
 
 def warnings_across(folder: Path, trial: TrialTable, space: Mapping[str, object]) -> Iterator[str]:
     """Yield where the inputs hold parameters that nothing fills in."""
-    return overlooked(walk_inputs(folder, trial.inputs), list(space), trial.template.delimiters)
+    for what, _ in overlooked(walk_inputs(folder, trial.inputs), list(space), trial.template.delimiters):
+        yield what
 
 
 def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, Any]) -> Iterator[Flaw]:
@@ -89,7 +90,11 @@ def _designs(folder: Path, parts: Mapping[str, Any]) -> Iterator[Flaw]:
     yield from mistakes
     first: list[tuple[list[str | int], Mapping[str, Any]]] = [(["baseline"], parts.get("baseline", {}))]
     first += [(["start", n], design) for n, design in enumerate(parts.get("start", ()))]
-    wrong = [Flaw([*keys, *name], what) for keys, design in first for name, what in designs.check_design(design)]
+    wrong = [
+        Flaw([*keys, *filter(None, [name])], what)
+        for keys, design in first
+        for name, what in designs.check_design(design)
+    ]
     yield from wrong
     if mistakes or wrong or not designs.varied:
         return

@@ -123,7 +123,7 @@ def _no_value(rest: str, line: str) -> str:
     if re.fullmatch(r"[+-]?\.\d+", word):
         return f"a number has a digit before its point: write {word.replace('.', '0.')}"
     text = word.strip("\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb`")
-    return f'text stands in straight quotation marks: write "{text}"'
+    return f'text stands in {"" if text == word else "straight "}quotation marks: write "{text}"'
 
 
 def _more_than_a_value(line: str, rest: str) -> str:

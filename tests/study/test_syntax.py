@@ -27,7 +27,7 @@ def told(text: str) -> str:
         ("[a]\nx = 1\ny = 2\nx = 3", "line 4: x stands twice in [a], first in line 2; remove one of them\n    x = 3"),
         ("a = 1\n[a]", "line 2: a is a value already, in line 1, and cannot be a table as well"),
         ("x = { a = 1, a = 2 }", "line 1: a stands twice between the braces"),
-        ("core_type = emerald", 'line 1: text stands in straight quotation marks: write "emerald"'),
+        ("core_type = emerald", 'line 1: text stands in quotation marks: write "emerald"'),
         ("x = \u201cabc\u201d", 'line 1: text stands in straight quotation marks: write "abc"'),
         ("walltime = 8h", 'line 1: text stands in quotation marks: write "8h"\n    walltime = 8h'),
         ("x = True", "line 1: write true in small letters"),
@@ -44,7 +44,7 @@ def told(text: str) -> str:
         ("x = [1,\ny = 2", "line 2: a list above this line is not closed"),
         ("x = { a = 1,\n b = 2 }", "line 1: what stands between braces stands on one line"),
         ("= 1", "line 1: a line begins with the name of a key"),
-        ("x = 1\r\ny = z", 'line 2: text stands in straight quotation marks: write "z"\n    y = z'),
+        ("x = 1\r\ny = z", 'line 2: text stands in quotation marks: write "z"\n    y = z'),
     ],
 )  # fmt: skip
 def test_what_is_not_toml(text: str, said: str) -> None:
@@ -55,7 +55,7 @@ def test_what_is_not_toml(text: str, said: str) -> None:
 @pytest.mark.parametrize("text", ["[cluster]\nenv = { TOKEN = hunter2 }", "[cluster.env]\nTOKEN = hunter2"])
 def test_a_token_is_not_quoted(text: str) -> None:
     """A line of the environment is told by its number alone."""
-    assert told(text).startswith("line 2: text stands in straight quotation marks")
+    assert told(text).startswith("line 2: text stands in quotation marks")
     assert "hunter2" not in told(text)
 
 
