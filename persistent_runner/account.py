@@ -50,7 +50,7 @@ def read_account(name: str, *, environ: Mapping[str, str] = os.environ, home: Pa
     if not path.exists():
         raise ConfigError(
             f"There is no profile [{name}]: there is no file {path}, where profiles are read from.",
-            remedy=f"{make.capitalize()}. Or set RESCALE_API_KEY and RESCALE_API_BASE_URL, and use --profile env.",
+            remedy=f"M{make[1:]}. Or set RESCALE_API_KEY and RESCALE_API_BASE_URL, and use --profile env.",
         )
     parser = _parse(path)
     if name not in parser:
