@@ -89,3 +89,17 @@ def test_a_sampler_that_finds_nothing_allowed_ends_the_study(
         assert proposals.next() is None
     with pytest.raises(StudyFailed, match=r"5 designs in a row .* x < 0 \(x = 0\.\d\) does not hold"):
         proposals.next()
+
+
+def test_a_condition_without_a_value_is_a_design_that_is_not_allowed(folder: RunFolder) -> None:
+    """Which parameters it has nobody can say: it never runs, and the study goes on."""
+    flap = FloatParameter(low=0.0, high=1.0, when="1 / x > 0")
+    designs = DesignSpace({"x": SPACE["x"], "flap": flap})
+    study = a_study("random", designs, folder)
+    proposals = Proposals(study, folder, designs)
+    study.enqueue_trial({"x": 0.0})
+    assert proposals.next() is None
+    assert is_rejected(study.trials[0])
+    assert "flap: 1 / x > 0 (x = 0.0) divides by zero" in str(study.trials[0].user_attrs)
+    study.enqueue_trial({"x": 0.1})
+    assert proposals.next() is not None
