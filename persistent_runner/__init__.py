@@ -13,7 +13,8 @@
     6  local_platform/                         Rescale on this machine: same wire table, real SSH
          local attach process | server http checks catalogue | jobs job cluster commands files processes clock
          sshd ssh_commands between | faults fault_kinds answers shown control journal durations
-    5  study/    spec tables fields toml | space design formula samplers | extract readers tabular functions objective
+    5  study/    spec across tables fields toml syntax | space design formula samplers | extract readers tabular
+         functions objective
          loop proposals pilot failures standby committed fuse stopping tenure outbox progress resume returned
          content reread | run_folder storage spending summary results | schema reference
          deck context candidates leftovers solver | sample printed new
@@ -24,8 +25,8 @@
     2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
          transfer explain live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
-       render.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py  portable.py
-       crash.py  pipes.py
+       render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
+       portable.py  crash.py  pipes.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from persistent_runner.errors import ConfigError
 from persistent_runner.redaction import hide
 from persistent_runner.settings import is_loopback, open_to_others
-from persistent_runner.spelling import did_you_mean
+from persistent_runner.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,11 +46,18 @@ def read_account(name: str, *, environ: Mapping[str, str] = os.environ, home: Pa
     if name == ENVIRONMENT_PROFILE:
         return _account_from_environment(environ)
     path = apiconfig_path(home)
+    make = f"make this one with: persistent-runner login{'' if name == 'default' else f' --profile {name}'}"
+    if not path.exists():
+        raise ConfigError(
+            f"There is no profile [{name}]: there is no file {path}, where profiles are read from.",
+            remedy=f"M{make[1:]}. Or set RESCALE_API_KEY and RESCALE_API_BASE_URL, and use --profile env.",
+        )
     parser = _parse(path)
     if name not in parser:
+        near = nearest(name, parser.sections())
         raise ConfigError(
-            f"{path} has no profile [{name}]; {did_you_mean(name, parser.sections())}",
-            remedy=f"It has {_listed(parser.sections())}. Choose one with --profile, or add the section.",
+            f"{path} has no profile [{name}]{f'; did you mean [{near}]?' if near else '.'}",
+            remedy=f"It has {_listed(parser.sections())}. Choose one with --profile, or {make}",
         )
     section = parser[name]
     missing = [key for key in ("apibaseurl", "apikey") if not section.get(key)]
@@ -129,11 +136,6 @@ def _parse(path: Path) -> configparser.RawConfigParser:
     parser = _new_parser()
     try:
         parser.read_string(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"There is no file {path}, where profiles are read from.",
-            remedy="Write it with a section [default] and the keys apibaseurl and apikey, or use --profile env.",
-        ) from None
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{path} cannot be read ({type(error).__name__}).", remedy="Make it your own text.") from None
     except configparser.Error as error:

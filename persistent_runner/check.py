@@ -13,10 +13,13 @@ from persistent_runner.inputs import LINK_MODE, walk_inputs
 from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.meter import Cost
 from persistent_runner.plan import (
+    check_budget,
     check_fits,
     complete,
     first_parameters,
     load_study,
+    quote_of,
+    rehearse,
     rendered,
     request_of,
     run_path,
@@ -54,15 +57,17 @@ def check_study(
     spec = load_study(path, sets, n_trials, max_concurrent)
     parameters = first_parameters(spec)
     files = _render(spec, parameters, run_path(settings, spec.study.name) / "check")
+    rehearse(spec)
     readings = _read(spec, parameters, Path(sample)) if sample is not None else []
     changed = refused(spec, RunFolder(run_path(settings, spec.study.name), spec.study.name))
     site = choose_platform(settings)
     try:
         request = complete(request_of(spec), site)
-        quote = site.platform.quote(request)
+        quote = quote_of(spec, request, site.platform)
         check_fits(spec, quote)
         guard = spec_guard(spec, settings)
         budget = Budget(spec.study.max_cost, spec.study.max_time)
+        check_budget(spec, quote, guard, budget)
         limit = budget.limit(quote.price_per_hour, Cost(), request.walltime, guard)
     finally:
         site.close()

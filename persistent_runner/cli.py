@@ -225,24 +225,25 @@ def _print_blocks(rows: list[list[str]], columns: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("trial", type=click.IntRange(min=0))
+@click.argument("trial")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial has ended.")
 @click.option("--study", type=_FOLDER, metavar="NAME", help="A study's name or folder (default: the newest one).")
 @click.option("--runs-dir", type=_FOLDER, metavar="DIR", help="Where results are kept (default: ./runs).")
 @click.option("-n", "--lines", type=click.IntRange(min=1), metavar="LINES", help="Begin with the last lines only.")
-def logs(trial: int, study: str | None, runs_dir: str | None, **options: Any) -> None:
+def logs(trial: str, study: str | None, runs_dir: str | None, **options: Any) -> None:
     """Print the log of a trial's last attempt, while it runs (about a second late) or afterwards."""
     with ending(verbose=False):
-        from persistent_runner.logs import Run, find_run, show_log
+        from persistent_runner.logs import Run, find_run, show_log, trial_number
         from persistent_runner.settings import load_settings
 
         def say(text: str) -> None:
             click.echo(text, err=True)
 
+        number = trial_number(trial)
         settings = load_settings(runs_dir=Path(runs_dir) if runs_dir else None)
         run = Run(find_run(settings, Path(study) if study else None, say))
         try:
-            show_log(run, trial, write=lambda text: click.echo(text, nl=False), say=say, **options)
+            show_log(run, number, write=lambda text: click.echo(text, nl=False), say=say, **options)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 

@@ -21,7 +21,7 @@ from persistent_runner.errors import ConfigError, ConnectionLost, PlatformRefuse
 from persistent_runner.findings import Finding, Findings
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.leasing import lease
-from persistent_runner.plan import check_fits, first_parameters, load_study, rendered, request_of
+from persistent_runner.plan import check_fits, first_parameters, load_study, quote_of, rehearse, rendered, request_of
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
@@ -161,6 +161,7 @@ class Doctor:
             return
         with self.findings.looking_at("templates") as finding:
             files = rendered(spec, first_parameters(spec))
+            rehearse(spec)
             finding.seen = f"trial 0 gets {len(files)} input file{'' if len(files) == 1 else 's'}"
 
     # --- the cluster that is asked for
@@ -169,7 +170,7 @@ class Doctor:
         """Return a request that the catalogue can serve, None where it cannot; each fault gets a line of its own."""
         assert self._platform is not None
         with self.findings.looking_at("cluster") as finding:
-            quote = self._platform.quote(request)
+            quote = quote_of(spec, request, self._platform)
             check_fits(spec, quote)
             finding.seen = _cluster(request, quote)
         if finding.verdict != "failed":
@@ -189,13 +190,13 @@ class Doctor:
                 ("project", {"project": request.project}),
                 ("walltime", {"walltime": request.walltime}),
             ):
-                self._look_at_a_part(name, plain.model_copy(update=part), besides=finding)
+                self._look_at_a_part(name, spec, plain.model_copy(update=part), besides=finding)
         return None
 
-    def _look_at_a_part(self, name: str, request: LeaseRequest, besides: Finding) -> None:
+    def _look_at_a_part(self, name: str, spec: StudySpec, request: LeaseRequest, besides: Finding) -> None:
         assert self._platform is not None
         try:
-            self._platform.quote(request)
+            quote_of(spec, request, self._platform)
         except RunnerError as error:
             if error.message != besides.seen:
                 self.findings.add(Finding(name, error.message, "failed", error.remedy, error.exit_code))

@@ -28,7 +28,12 @@ The lower floors translate foreign exceptions into these; nobody above them sees
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from persistent_runner.printable import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class RunnerError(Exception):
@@ -60,9 +65,18 @@ def _rebuild(kind: type[RunnerError], message: str, remedy: str, state: dict[str
 
 
 class ConfigError(RunnerError):
-    """study.toml, a template, a command line or a setting is wrong; nothing was spent."""
+    """study.toml, a template, a command line or a setting is wrong; nothing was spent.
+
+    `file` is the file that is to be mended, where that is known; `key` the key of a lease's request that is wrong, for
+    who knows in which line it stands.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, remedy: str = "", file: Path | None = None, key: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.file = file
+        self.key = key
 
 
 class PlatformError(RunnerError):

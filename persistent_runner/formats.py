@@ -32,23 +32,28 @@ def number_of(value: object, needed_by: str) -> Any:
     return value
 
 
-def _count(value: object, most: int) -> int:
+def _count(value: object, most: int, example: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f"a filter takes a whole number from 0 to {most}, as in | fixed(4), not {value!r}")
+        name = example.partition("(")[0]
+        raise ValueError(f"{name} takes a whole number from 0 to {most}{_not(value, example)}")
     return value
 
 
+def _not(value: object, example: str) -> str:
+    return f", as in | {example}" if value is None else f", not {value!r}"  # None: it was left out
+
+
 def _fixed(value: object, digits: object = None) -> str:
-    return f"{number_of(value, 'fixed'):.{_count(digits, 60)}f}"
+    return f"{number_of(value, 'fixed'):.{_count(digits, 60, 'fixed(4)')}f}"
 
 
 def _sci(value: object, digits: object = None) -> str:
-    return f"{number_of(value, 'sci'):.{_count(digits, 60)}e}"
+    return f"{number_of(value, 'sci'):.{_count(digits, 60, 'sci(6)')}e}"
 
 
 def _width(value: object, columns: object = None) -> str:
     text = text_of(value)
-    size = _count(columns, 500)
+    size = _count(columns, 500, "width(8)")
     if len(text) > size:
         raise ValueError(
             f"{text!r} does not fit into {size} columns; shorten it first, for example with | sci(3) | width({size})"
@@ -78,7 +83,8 @@ def _abaqus(value: object, characters: object = None) -> str:
 
 def _one_of(value: object, name: str, sizes: tuple[int, ...]) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value not in sizes:
-        raise ValueError(f"{name} takes {', '.join(map(str, sizes[:-1]))} or {sizes[-1]}, not {value!r}")
+        wanted = f"{', '.join(map(str, sizes[:-1]))} or {sizes[-1]}"
+        raise ValueError(f"{name} takes {wanted}{_not(value, f'{name}({sizes[0]})')}")
     return value
 
 

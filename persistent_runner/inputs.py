@@ -63,6 +63,7 @@ def walk_inputs(folder: Path, inputs: Sequence[str]) -> list[InputFile]:
     that cannot be sent.
     """
     found: dict[str, InputFile] = {}
+    entries: dict[str, str] = {}
     for entry in inputs:
         start = folder / entry
         if not entry or not os.path.lexists(start):
@@ -72,15 +73,25 @@ def walk_inputs(folder: Path, inputs: Sequence[str]) -> list[InputFile]:
         for path, source, link in _walk(start, "", (), top.resolve()):
             file = _input_file(path, source, link, root)
             other = found.get(file.path)
+            if other and lexical(other.source) == lexical(source):
+                has = entries[file.path]
+                raise ConfigError(
+                    f'"{entry}" is there twice; remove one'
+                    if entry == has
+                    else f'"{entry}" is named twice: "{has}" has {path_in(start.parent, source)} already; remove one'
+                )
             if other:
-                raise ConfigError(f'two inputs land on "{file.path}": {other.source} and {source}; rename one of them')
-            found[file.path] = file
+                raise ConfigError(
+                    f'two inputs land on "{file.path}": {other.source} and {source}; rename one of them', file=source
+                )
+            found[file.path], entries[file.path] = file, entry
     for path, file in found.items():
         for parent in PurePosixPath(path).parents:
             if str(parent) in found:
                 raise ConfigError(
                     f'"{parent}" is both a file ({found[str(parent)].source}) and a folder of inputs '
-                    f"({file.source}); rename one of them"
+                    f"({file.source}); rename one of them",
+                    file=file.source,
                 )
     return list(found.values())
 
@@ -90,13 +101,19 @@ def lexical(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
+def path_in(folder: Path, path: Path) -> str:
+    """Return how a file of a folder is called in messages: by its path below it, any other by its name."""
+    path, folder = lexical(path), lexical(folder)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
 def read_input(path: Path, most: int = -1) -> bytes:
     """Return the content of an input, or its first `most` bytes; ConfigError where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(most)
     except OSError as error:
-        raise ConfigError(f"input {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"input {path} cannot be read: {error.strerror}", file=path) from None
 
 
 def checksum(file: InputFile) -> str:
@@ -133,18 +150,20 @@ def _walk(source: Path, path: str, above: tuple[Path, ...], top: Path) -> Iterab
         children = sorted(source.iterdir(), key=lambda child: child.name) if stat.S_ISDIR(mode) else []
     except OSError as error:
         target = f" (a link to {source.readlink()})" if source.is_symlink() else ""
-        raise ConfigError(f"input {source}{target} cannot be read: {error.strerror}; mend or remove it") from None
+        raise ConfigError(
+            f"input {source}{target} cannot be read: {error.strerror}; mend or remove it", file=source
+        ) from None
     if stat.S_ISREG(mode):
         yield path or source.name, source, ""
     elif stat.S_ISDIR(mode):
         real = source.resolve()
         if real in above:
-            raise ConfigError(f"input {source} is a link to a folder that contains it; remove the link")
+            raise ConfigError(f"input {source} is a link to a folder that contains it; remove the link", file=source)
         for child in children:
             if child.name != _LEFT_OUT:
                 yield from _walk(child, f"{path}/{child.name}" if path else child.name, (*above, real), top)
     else:
-        raise ConfigError(f"input {source} is neither a file nor a folder; remove it")
+        raise ConfigError(f"input {source} is neither a file nor a folder; remove it", file=source)
 
 
 def _kept_link(source: Path, path: str, top: Path) -> str:
@@ -173,12 +192,16 @@ def _input_file(path: str, source: Path, link: str, root: Path) -> InputFile:
     for name in (path, link):
         printable = name.encode("utf-8", "replace").decode()
         if any(ord(character) < 32 or character == "\x7f" for character in name) or printable != name:
-            raise ConfigError(f"the name of input {name!r} holds a control character or is not UTF-8; rename it")
+            raise ConfigError(
+                f"the name of input {name!r} holds a control character or is not UTF-8; rename it", file=source
+            )
     name = posixpath.basename(path)
     template = not link and name.endswith(TEMPLATE_SUFFIX) and name != TEMPLATE_SUFFIX
     target = path.removesuffix(TEMPLATE_SUFFIX) if template else path
     if target.split("/")[0] in RESERVED:
-        raise ConfigError(f'input {source}: the name "{target}" is the runner\'s own in a working directory; rename it')
+        raise ConfigError(
+            f'input {source}: the name "{target}" is the runner\'s own in a working directory; rename it', file=source
+        )
     if link:
         return InputFile(target, LINK_MODE, source, template=False, root=root, link=link)
     shared = not template and source.stat().st_size >= SHARED_BYTES
@@ -195,4 +218,5 @@ def _nearest_entry(path: Path) -> str:
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
-    return f"in {parent}: {did_you_mean(path.name, sorted(child.name for child in parent.iterdir()))}"
+    names = sorted(child.name for child in parent.iterdir())
+    return f"in {parent}: {did_you_mean(path.name, names, none='the folder is empty')}"

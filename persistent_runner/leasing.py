@@ -24,7 +24,17 @@ from persistent_runner.lease.naming import lease_name
 from persistent_runner.lease.platform import LeaseRequest, Software
 from persistent_runner.lease.settle import Settler, Wanted
 from persistent_runner.live import log_by_default
-from persistent_runner.plan import check_fits, complete, guard_of, request_of, run_path, setup_of, spec_guard
+from persistent_runner.plan import (
+    check_budget,
+    check_fits,
+    complete,
+    guard_of,
+    quote_of,
+    request_of,
+    run_path,
+    setup_of,
+    spec_guard,
+)
 from persistent_runner.remote import ssh
 from persistent_runner.settings import load_settings, state_dir
 from persistent_runner.site import Site, choose_platform, line_before_money
@@ -191,7 +201,7 @@ def leased(
     try:
         with interrupts.at_once():
             request = complete(request_of(spec), site)
-            quote = site.platform.quote(request)
+            quote = quote_of(spec, request, site.platform)
             check_fits(spec, quote)
             guard = spec_guard(spec, settings)
             max_queue = spec.cluster.max_queue or timedelta(hours=2)
@@ -205,6 +215,8 @@ def leased(
             wanted = Wanted(request.terms, guard.keeper, needs, guard.orphan_busy, budget)
             record = desk.settler(on_cost).settle(wanted)
         try:
+            if record is None:
+                check_budget(spec, quote, guard, budget())
 
             def ask(limit: tuple[timedelta, str]) -> None:
                 with interrupts.at_once():

@@ -31,6 +31,13 @@ _POLL_SECONDS = 0.2
 _PIECE = 1 << 20  # bytes that are read at a time
 
 
+def trial_number(text: str) -> int:
+    """Return the number of a trial that a user wrote; ConfigError for what is none."""
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f'"{text}" is not the number of a trial, such as 7', remedy="--study NAME chooses a study.")
+    return int(text)
+
+
 def find_run(settings: Settings, study: Path | None, say: Callable[[str], None]) -> Path:
     """Return the run folder of a study: named by its name, its own folder or its run folder; else the newest one.
 

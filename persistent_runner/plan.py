@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -17,21 +18,29 @@ from persistent_runner.lease.guard import Guard
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.remote import ssh
 from persistent_runner.render import render_inputs
-from persistent_runner.study.objective import CommandObjective, load_python_objective
+from persistent_runner.study.design import NoValue
+from persistent_runner.study.objective import load_python_objective
 from persistent_runner.study.progress import Limits
+from persistent_runner.study.proposals import MOST_REJECTED
+from persistent_runner.study.samplers import written
 from persistent_runner.study.spec import StudySpec
 from persistent_runner.study.storage import derived_seed, quiet_optuna
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from persistent_runner.inputs import InputFile
+    from persistent_runner.lease.guard import Budget
     from persistent_runner.lease.platform import Quote
+    from persistent_runner.rescale.client import RescalePlatform
     from persistent_runner.settings import Settings
     from persistent_runner.site import Site
 
+log = logging.getLogger(__name__)
 
 _BUSY = timedelta(minutes=40)  # how long HTCondor, too, lets a job run whose submitter is gone
 _BUSY_MARGIN = timedelta(minutes=5)
+_REHEARSED = 50  # random designs that the templates are tried on
 
 
 def limits_of(spec: StudySpec, total: int) -> Limits:
@@ -45,9 +54,16 @@ def limits_of(spec: StudySpec, total: int) -> Limits:
 
 
 def load_study(path: str | Path, sets: Sequence[str], n_trials: int | None, max_concurrent: int | None) -> StudySpec:
-    """Return a study.toml with what the command line says instead."""
-    named = {"study.n_trials": n_trials, "trial.max_concurrent": max_concurrent}
-    return StudySpec.load(Path(path), [*sets, *(f"{key}={value}" for key, value in named.items() if value is not None)])
+    """Return a study.toml with what the command line says instead; what may be wrong with it is logged."""
+    named = {
+        "--n-trials": ("study.n_trials", n_trials),
+        "--max-concurrent": ("trial.max_concurrent", max_concurrent),
+    }
+    options = {option: f"{key}={value}" for option, (key, value) in named.items() if value is not None}
+    spec = StudySpec.load(Path(path), sets, options)
+    for warning in spec.warnings():
+        log.warning("%s", warning)
+    return spec
 
 
 def request_of(spec: StudySpec) -> LeaseRequest:
@@ -70,14 +86,37 @@ def setup_of(spec: StudySpec) -> Setup | None:
     return Setup(setup.inputs, setup.command, spec.folder) if setup.inputs or setup.command else None
 
 
+def quote_of(spec: StudySpec, request: LeaseRequest, platform: RescalePlatform) -> Quote:
+    """Return what a platform has for a study's request; ConfigError, with the line, for what it does not have."""
+    try:
+        return platform.quote(request)
+    except ConfigError as error:
+        placed = spec.error(["cluster", *filter(None, [error.key])], error.message)
+        raise ConfigError(placed.message, remedy=f"{error.remedy}\n{placed.remedy}") from None
+
+
 def check_fits(spec: StudySpec, quote: Quote) -> None:
     """Raise ConfigError for what this version cannot run on the cluster that a study asks for."""
     cores = spec.trial.cores or spec.cluster.cores
     if quote.nodes > 1 and cores <= quote.cores_per_node:
-        raise ConfigError(
-            f"[trial] cores: {spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and "
-            f"trials of {cores} cores, which fit one node, run on the head node only as yet: the others would be idle",
-            remedy=f"Ask for {quote.cores_per_node} cores of the cluster or fewer, or let a trial span nodes.",
+        raise spec.error(
+            ["trial", "cores"],
+            f"{spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and trials of {cores} "
+            "cores, which fit one node, run on the head node only as yet: the others would be idle; ask for "
+            f"{quote.cores_per_node} cores of the cluster or fewer, or let a trial span nodes",
+        )
+
+
+def check_budget(spec: StudySpec, quote: Quote, guard: Guard, budget: Budget) -> None:
+    """Raise ConfigError for a `max_cost` that is too small for any cluster, while nothing is spent of it."""
+    price, most = quote.price_per_hour, spec.study.max_cost
+    if price is None or most is None or budget.earlier.seconds_with_start_up:
+        return
+    least = price * (guard.shortest / timedelta(hours=1))
+    if most < least:
+        raise spec.error(
+            ["study", "max_cost"],
+            f"{most:g} is too little for any cluster at {price:.2f} an hour; at least {least:.2g} is needed",
         )
 
 
@@ -140,20 +179,45 @@ def run_path(settings: Settings, name: str) -> Path:
 
 
 def first_parameters(spec: StudySpec) -> dict[str, Any]:
-    """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own."""
+    """Return the parameters of trial 0 of a new study; a Python objective is loaded instead, it suggests its own.
+
+    ConfigError where the sampler, a formula or `require` lets no design through.
+    """
     if spec.trial.objective:
         load_python_objective(spec)
         return dict(spec.designs.constants)
+    _ = spec.functions  # one that cannot be loaded is told now
     quiet_optuna()
     seed = spec.study.seed if spec.keeps_seed else derived_seed(spec.study.seed, 0)
     study = optuna.create_study(sampler=spec.make_sampler(seed), directions=spec.directions)
     for design in filter(None, (spec.baseline, *spec.start)):
         study.enqueue_trial(spec.designs.design(design))
-    while True:
-        trial = study.ask()
-        spec.designs.suggest(trial)
-        if not spec.designs.violation(trial.params)[0]:
-            return CommandObjective(spec).parameters(trial.params)
+    what = ""
+    for _ in range(MOST_REJECTED):
+        try:
+            trial = study.ask()
+            spec.designs.suggest(trial)
+            missed, what = spec.designs.violation(trial.params)
+            if not missed:
+                return spec.designs.complete(trial.params)
+        except NoValue as error:
+            raise _without_value(spec, error) from None
+        except Exception as error:  # noqa: BLE001 - whatever a sampler raises
+            raise _not_proposed(spec, error) from None
+    raise spec.error(
+        ["study", "require"],
+        f"the sampler proposed {MOST_REJECTED} designs that it does not allow; the last one: {what}",
+    )
+
+
+def _without_value(spec: StudySpec, error: NoValue) -> ConfigError:
+    return spec.error(error.keys, f"{error.what}; mend the formula, or exclude such designs by [study] require")
+
+
+def _not_proposed(spec: StudySpec, error: Exception) -> ConfigError:
+    options = {key: value for key, value in spec.study.sampler.items() if key != "name"}
+    sampler = f"{spec.study.sampler['name']}{f' with {written(options)}' if options else ''}"
+    return spec.error(["study", "sampler"], f"{sampler} cannot propose a design: {type(error).__name__}: {error}")
 
 
 def rendered(spec: StudySpec, parameters: dict[str, Any]) -> list[tuple[str, bytes, int]]:
@@ -161,5 +225,34 @@ def rendered(spec: StudySpec, parameters: dict[str, Any]) -> list[tuple[str, byt
 
     ConfigError as in a trial.
     """
-    files = [file for file in walk_inputs(spec.folder, spec.trial.inputs) if not file.shared]
-    return render_inputs(files, parameters, spec.trial.template.delimiters)
+    return _filled(spec, [file for file in walk_inputs(spec.folder, spec.trial.inputs) if not file.shared], parameters)
+
+
+def rehearse(spec: StudySpec) -> None:
+    """Render the templates with random designs: ConfigError, with the design, for a value that a deck cannot hold.
+
+    A formula that has no value for some of them is a warning: such a trial fails, and the study goes on.
+    """
+    templates = [file for file in walk_inputs(spec.folder, spec.trial.inputs) if file.template]
+    failed: dict[str, ConfigError] = {}
+    for params in spec.designs.random(_REHEARSED) if spec.trial.command else ():
+        try:
+            if not spec.designs.violation(params)[0]:
+                _filled(spec, templates, spec.designs.complete(params), f" (in a design with {_design(params)})")
+        except NoValue as error:
+            failed.setdefault(str(error.keys), _without_value(spec, error))
+    for failure in failed.values():
+        log.warning("Some trials will fail: %s", failure.message)
+
+
+def _filled(
+    spec: StudySpec, files: Sequence[InputFile], parameters: dict[str, Any], where: str = ""
+) -> list[tuple[str, bytes, int]]:
+    try:
+        return render_inputs(files, parameters, spec.trial.template.delimiters)
+    except ConfigError as error:
+        raise spec.error([], f"{error.message}{where}", error.file) from None
+
+
+def _design(params: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in params.items())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.formats import FILTERS, number_of, text_of
-from persistent_runner.inputs import TEMPLATE_SUFFIX, InputFile, lexical, read_input
+from persistent_runner.inputs import TEMPLATE_SUFFIX, InputFile, lexical, path_in, read_input
 from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ DEFAULT_DELIMITERS = Delimiters()
 
 
 @dataclass(frozen=True)
-class _Deck:
+class Deck:
     """A text with expressions: from a file (`path`; its includes lie in `root`) or from a caller (no `path`).
 
     `mark` is the byte order mark that stood before the text, `above` are the files that include it, outermost first.
@@ -66,9 +66,16 @@ class _Deck:
 
 
 @dataclass(frozen=True)
-class _Expression:
+class Expression:
+    """What stands between two delimiters, and where: `place` in words, of a `file` where it has one."""
+
     source: str
     place: str
+    file: Path | None = None
+
+    def wrong(self, what: object) -> ConfigError:
+        """Return the error that says what is wrong with it."""
+        return ConfigError(": ".join(filter(None, (self.place, self.source, str(what)))), file=self.file)
 
 
 def render(template: str | Path, parameters: Mapping[str, object] | None = None, /, **values: object) -> str:
@@ -77,7 +84,7 @@ def render(template: str | Path, parameters: Mapping[str, object] | None = None,
     Raises ConfigError with file and line for an unknown name, wrong syntax, a number that does not fit its field, or an
     include that is not there.
     """
-    deck = _read_deck(template, template.parent) if isinstance(template, Path) else _Deck("template", template)
+    deck = read_deck(template, template.parent) if isinstance(template, Path) else Deck("template", template)
     return _fill(deck, {**(parameters or {}), **values}, DEFAULT_DELIMITERS, [])
 
 
@@ -91,63 +98,13 @@ def render_inputs(
     return [(file.path, _content(file, parameters, delimiters), file.mode) for file in files]
 
 
-def check_templates(
-    files: Iterable[InputFile],
-    names: Iterable[str],
-    delimiters: Delimiters = DEFAULT_DELIMITERS,
-    *,
-    elsewhere: Iterable[str] = (),
-    sometimes: Mapping[str, str] | None = None,
-) -> None:
-    """Raise one ConfigError with everything that is wrong between the templates and the names of the parameters.
-
-    That is wrong syntax, an unknown name, an include that cannot be had, and a parameter that neither a template nor
-    what it includes uses (where there are templates at all). What is used `elsewhere` counts as used; what only
-    `sometimes` has a value (name: when) must not be used.
-    """
-    known, sometimes = list(names), dict(sometimes or {})
-    templates = [file for file in files if file.template]
-    used: set[str] = set()
-    problems: list[str] = []
-    for file in templates:
-        try:
-            for piece in _pieces(_read_deck(file.source, file.root), delimiters, []):
-                if isinstance(piece, _Expression):
-                    problems += _look(piece, known, sometimes, used)
-        except ConfigError as error:
-            problems.append(str(error))
-    used |= set(elsewhere)
-    unused = [name for name in known if name not in used]
-    if templates and unused and not problems:
-        example = f"{delimiters.start} {unused[0]} {delimiters.end}"
-        problems.append(
-            f"no template uses the parameter {', '.join(unused)} (templates: "
-            f"{', '.join(file.source.name for file in templates)}); write {example} where it belongs, or remove it"
-        )
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))  # what several include is told once
-
-
-def _look(expression: _Expression, known: list[str], sometimes: Mapping[str, str], used: set[str]) -> list[str]:
-    """Add the parameters of an expression to `used`; return what is wrong with it."""
-    try:
-        names = _names(expression, [*known, *sometimes])
-    except ConfigError as error:
-        return [str(error)]
-    used |= names
-    return [
-        f"{expression.place}: {name} has a value only when {sometimes[name]}; write otherwise = ... in [space] as well"
-        for name in sorted(names & sometimes.keys())
-    ]
-
-
 def _content(file: InputFile, parameters: Mapping[str, object], delimiters: Delimiters) -> bytes:
     if file.link:
         return file.link.encode()
     if not file.template:
         return read_input(file.source)
-    deck = _read_deck(file.source, file.root)
-    included: list[_Deck] = []
+    deck = read_deck(file.source, file.root)
+    included: list[Deck] = []
     filled = _fill(deck, parameters, delimiters, included)
     encoding = deck.encoding
     if encoding == "ascii":  # the deck itself does not say
@@ -158,68 +115,75 @@ def _content(file: InputFile, parameters: Mapping[str, object], delimiters: Deli
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"{deck.name} is not UTF-8, and {filled[error.start]!r} of a parameter or an include does not exist in "
-            f"{encoding}; save the template as UTF-8"
+            f"{encoding}; save the template as UTF-8",
+            file=deck.path,
         ) from None
 
 
-def _read_deck(path: Path, root: Path, above: tuple[Path, ...] = ()) -> _Deck:
-    """Read a text in the encoding that its mark names, else in UTF-8, else byte for byte in latin-1."""
+def read_deck(path: Path, root: Path, above: tuple[Path, ...] = ()) -> Deck:
+    """Read a text in the encoding that its mark names, else in UTF-8, else byte for byte in latin-1.
+
+    It is called by its path below `root`, the folder of a study; its includes must lie there.
+    """
     data = read_input(path)
+    name = path_in(root, path)
     mark = next((mark for mark in BYTE_ORDER_MARKS if data.startswith(mark)), b"")
-    deck = _Deck(
-        path.name, "", BYTE_ORDER_MARKS.get(mark, "ascii" if data.isascii() else "utf-8"), mark, path, root, above
-    )
+    deck = Deck(name, "", BYTE_ORDER_MARKS.get(mark, "ascii" if data.isascii() else "utf-8"), mark, path, root, above)
     try:
         deck = replace(deck, text=data[len(mark) :].decode(deck.encoding))
     except UnicodeDecodeError:
         if mark:
-            raise ConfigError(f"{path.name} begins as {deck.encoding} text and is none; save it as UTF-8") from None
+            raise ConfigError(
+                f"{name} begins as {deck.encoding} text and is none; save it as UTF-8", file=path
+            ) from None
         deck = replace(deck, text=data.decode("latin-1"), encoding="latin-1")
     if "\0" in deck.text:
         raise ConfigError(
-            f"template {path.name} is not a text file (it holds NUL bytes); save it as UTF-8, or drop {TEMPLATE_SUFFIX}"
+            f"template {name} is not a text file (it holds NUL bytes); save it as UTF-8, or drop {TEMPLATE_SUFFIX}",
+            file=path,
         )
     return deck
 
 
-def _pieces(deck: _Deck, delimiters: Delimiters, included: list[_Deck]) -> Iterator[str | _Expression]:
+def pieces(deck: Deck, delimiters: Delimiters, included: list[Deck]) -> Iterator[str | Expression]:
     """Yield the texts and expressions of a deck and all that it includes, in order; what it included is noted."""
     for piece in _split(deck, delimiters):
-        if not isinstance(piece, _Expression) or not re.match(r"include\s*\(", piece.source):
+        if not isinstance(piece, Expression) or not re.match(r"include\s*\(", piece.source):
             yield piece
             continue
         inner = _included(deck, piece)
         included.append(inner)
         if inner.name.endswith(TEMPLATE_SUFFIX):
-            yield from _pieces(inner, delimiters, included)
+            yield from pieces(inner, delimiters, included)
         else:
             yield inner.text
 
 
-def _included(deck: _Deck, expression: _Expression) -> _Deck:
+def _included(deck: Deck, expression: Expression) -> Deck:
     """Read what an expression includes, relative to the deck's own folder."""
-    place = f"{expression.place}: {expression.source}"
     found = _INCLUDE.fullmatch(expression.source)
     if not found:
-        raise ConfigError(f'{place}: an include takes the name of one file, as in include("material.inp")')
+        raise expression.wrong('an include takes the name of one file, as in include("material.inp")')
     if deck.path is None or deck.root is None:
-        raise ConfigError(f"{place}: a text lies in no folder to include from; render the Path of a file")
+        raise expression.wrong("a text lies in no folder to include from; render the Path of a file")
     name = found[1] or found[2] or ""
     path = lexical(deck.path.parent / name)
     if not path.is_relative_to(lexical(deck.root)):
-        raise ConfigError(f"{place}: {path} is not in {deck.root}; copy the file there, and include that")
+        raise expression.wrong(f"{path} is not in {deck.root}; copy the file there, and include that")
     if not path.is_file():
-        names = sorted(child.name for child in path.parent.iterdir()) if path.parent.is_dir() else []
-        raise ConfigError(f"{place}: there is no file {path}; {did_you_mean(path.name, names)}")
+        if not path.parent.is_dir():
+            raise expression.wrong(f"there is no folder {path.parent}")
+        names = sorted(child.name for child in path.parent.iterdir())
+        raise expression.wrong(f"there is no file {path}; {did_you_mean(path.name, names, none='its folder is empty')}")
     chain = (*deck.above, deck.path)
     if any(path.samefile(other) for other in chain):
         names = [other.name for other in (*chain, path)]
-        raise ConfigError(f"{place}: a file cannot include itself: {' -> '.join(names)}; take one of them out")
-    inner = _read_deck(path, deck.root, chain)
+        raise expression.wrong(f"a file cannot include itself: {' -> '.join(names)}; take one of them out")
+    inner = read_deck(path, deck.root, chain)
     return replace(inner, text=re.sub(r"\r?\n\Z", "", inner.text))  # the line of the include has one of its own
 
 
-def _split(deck: _Deck, delimiters: Delimiters) -> Iterator[str | _Expression]:
+def _split(deck: Deck, delimiters: Delimiters) -> Iterator[str | Expression]:
     text, at, line = deck.text, 0, 1
     while (start := text.find(delimiters.start, at)) >= 0:
         yield text[at:start]
@@ -230,38 +194,38 @@ def _split(deck: _Deck, delimiters: Delimiters) -> Iterator[str | _Expression]:
             raise ConfigError(
                 f"{deck.name}, line {line}: {delimiters.start} is not closed by {delimiters.end} on the same line; "
                 f'close it, write {delimiters.start} "{delimiters.start}" {delimiters.end} for the signs themselves, '
-                "or choose other trial.template.delimiters"
+                "or choose other trial.template.delimiters",
+                file=deck.path,
             )
-        yield _Expression(text[inside:end].strip(), f"{deck.name}, line {line}")
+        yield Expression(text[inside:end].strip(), f"{deck.name}, line {line}", deck.path)
         at = end + len(delimiters.end)
     yield text[at:]
 
 
-def _fill(deck: _Deck, parameters: Mapping[str, object], delimiters: Delimiters, included: list[_Deck]) -> str:
+def _fill(deck: Deck, parameters: Mapping[str, object], delimiters: Delimiters, included: list[Deck]) -> str:
     done: list[str] = []
-    for piece in _pieces(deck, delimiters, included):
+    for piece in pieces(deck, delimiters, included):
         if isinstance(piece, str):
             done.append(piece)
             continue
-        _names(piece, parameters)
+        names_in(piece, parameters)
         try:
             done.append(text_of(_compiled(piece.source)(dict(parameters))))
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise ConfigError(f"{piece.place}: {piece.source}: {error}") from None
+            raise piece.wrong(error) from None
     return "".join(done)
 
 
-def _names(expression: _Expression, known: Iterable[str]) -> set[str]:
+def names_in(expression: Expression, known: Iterable[str]) -> set[str]:
     """Return the parameters of an expression; ConfigError where one is unknown or it is more than an expression."""
-    place = f"{expression.place}: {expression.source}"
     try:
         names = _parsed(expression.source)
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}") from None
+        raise expression.wrong(error) from None
     known = list(known)
     for name in sorted(names):
         if name not in known:
-            raise ConfigError(f'{place}: there is no parameter "{name}"; {did_you_mean(name, known)}')
+            raise expression.wrong(f'there is no parameter "{name}"; {did_you_mean(name, known)}')
     return set(names)
 
 
@@ -304,7 +268,8 @@ def _parsed(source: str) -> frozenset[str]:
         if not parser.stream.eos:
             raise ValueError(f"what does {str(parser.stream.current)!r} mean here?")
     except TemplateSyntaxError as error:
-        raise ValueError(f"wrong syntax: {error.message}") from None
+        what = str(error.message)
+        raise ValueError(f"wrong syntax: {'something is missing at its end' if 'end of' in what else what}") from None
     allowed = (
         nodes.Name, nodes.Const, nodes.Filter, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.Neg, nodes.Pos
     )  # fmt: skip

@@ -25,7 +25,7 @@ from persistent_runner.interrupts import Interrupts
 from persistent_runner.lease.meter import Cost
 from persistent_runner.leasing import leased, settle_unneeded
 from persistent_runner.live import log_by_default
-from persistent_runner.plan import first_parameters, limits_of, load_study, rendered, run_path
+from persistent_runner.plan import first_parameters, limits_of, load_study, rehearse, rendered, run_path
 from persistent_runner.pool import Pool
 from persistent_runner.salvage import salvage
 from persistent_runner.settings import load_settings
@@ -239,6 +239,7 @@ def run_study(
     spec = load_study(path, sets, n_trials, max_concurrent)
     objective = load_python_objective(spec) if spec.trial.objective else CommandObjective(spec)
     rendered(spec, first_parameters(spec))  # what a deck cannot hold is said before money is spent
+    rehearse(spec)
     folder = RunFolder(run_path(settings, spec.study.name), spec.study.name)
     with Interrupts() as interrupts, folder, folder.log():
         with interrupts.at_once():

@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 import shlex
+import subprocess
 from typing import TYPE_CHECKING
 
 from persistent_runner.inputs import read_input
@@ -13,6 +14,7 @@ from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from persistent_runner.inputs import InputFile
 
@@ -20,14 +22,44 @@ _FIRST_LINE = 4096  # bytes in which it ends
 _KEYWORDS = {"!", "do", "elif", "else", "if", "then", "until", "while", "{"}
 _LAUNCHERS = {"env", "exec", "mpiexec", "mpirun", "nice", "nohup", "srun", "stdbuf", "time", "timeout"}
 _SHELLS = {"bash", "dash", "ksh", "sh", "zsh"}
+_INTERPRETER = re.compile(r"python(?:[23](?:\.\d+)?)?|perl|ruby|Rscript|julia|node|tclsh|octave")
+_PLAIN_OPTION = re.compile(r"-[BEIOuvxe]+")  # of an interpreter, which takes no value
+_PLAIN_FILE = re.compile(r"[\w.+@%=,/-]*\w[\w.+@%=,/-]*")
 _NO_MORE_TELLING = {".", "cd", "chmod", "eval", "pushd", "source"}  # after these, names and modes are others
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 _OPTION = re.compile(r"-.*|[\d$].*|[A-Za-z_]\w*=.*", re.DOTALL)  # of a launcher, or its value: no program's name
 _EXPANDED = re.compile(r"[$`~*?\[{]")
 
 
-def script_mistakes(files: Sequence[InputFile], command: str) -> Iterator[str]:
-    """Yield what is wrong between a command and the input files that it runs.
+def syntax_error(command: str) -> str:
+    """Return what bash has to say against the syntax of a command, before it runs; empty where nothing, or no bash.
+
+    Here all patterns are allowed that `shopt -s extglob` allows: a command may switch them on.
+    """
+    if os.name == "nt" or not command:  # a bash of Windows may be WSL's, and take seconds to start
+        return ""
+    # An old bash (macOS has 3.2) does not know all that a node's knows.
+    script = '((BASH_VERSINFO[0] < 4)) || exec bash -O extglob -n -c "$1"'
+    environment = {"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)}
+    try:
+        done = subprocess.run(
+            ["bash", "-c", script, "bash", command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if not done.returncode:
+        return ""
+    said = re.sub(r"^.*?: (?:-c: )?(?=line \d+: )", "", done.stderr.decode("utf-8", "replace").split("\n")[0])
+    return f"bash does not understand it: {said}"
+
+
+def script_mistakes(files: Sequence[InputFile], command: str) -> Iterator[tuple[str, Path | None]]:
+    """Yield what is wrong between a command and the input files that it runs, and the file to mend: none, the command.
 
     That is a script with Windows line ends, a file that is run as ./name and is not executable, and a first command
     that names a file which is not there. What the text of a command does not tell for certain is left to the node.
@@ -41,20 +73,24 @@ def script_mistakes(files: Sequence[InputFile], command: str) -> Iterator[str]:
         first = b"" if file.link else read_input(file.source, _FIRST_LINE).partition(b"\n")[0]
         started = file.mode & 0o111 or file.path in runs or file.path in read
         if first.startswith(b"#!") and first.endswith(b"\r") and started and not mended:
-            yield (
+            what = (
                 f"{file.source} is a script with Windows line ends, and a node takes the \\r as part of each line's "
                 f'last word: it would say "bad interpreter: {first[2:-1].decode("utf-8", "replace").strip()}^M", '
                 f'"required file not found" or "\\r: command not found"; save it with LF line ends, or run '
                 f"dos2unix {file.source.name}"
             )
+            yield what, file.source
         if file.path in runs and not file.link and not file.mode & 0o111:
             word = runs[file.path]
             remedy = f'write command = ["chmod +x {word}", ...]' if os.name == "nt" else f"run chmod +x {file.source}"
-            yield f"the command runs {word}, and {file.source} is not executable; {remedy}"
-    if commands and (path := _path(commands[0][0])):
-        there = [file.path for file in files]
-        if not any(path == name or path.startswith(f"{name}/") for name in there):
-            yield f"the command begins with {commands[0][0]}, and no input has that name; {did_you_mean(path, there)}"
+            yield f"the command runs {word}, and {file.source} is not executable; {remedy}", file.source
+    if commands and (word := _first_file(commands[0])):
+        path, there = posixpath.normpath(word), [file.path for file in files]
+        # a link may lead into a folder, and Python runs folders
+        if not any(path == name or path.startswith(f"{name}/") or name.startswith(f"{path}/") for name in there):
+            begins = word if word == commands[0][0] else " ".join(commands[0][: commands[0].index(word) + 1])
+            near = did_you_mean(path, there, none="there are no inputs")
+            yield f"the command begins with {begins}, and no input has that name; {near}", None
 
 
 def _commands(script: str) -> list[list[str]]:
@@ -103,6 +139,17 @@ def _programs(words: list[str]) -> Iterator[str]:
                     yield word
                 return
             before = word
+
+
+def _first_file(words: list[str]) -> str:
+    """Return the file of the working directory that a command runs, or gives an interpreter to run; else nothing."""
+    if _path(words[0]):
+        return words[0]
+    if words[0] in _SHELLS or _INTERPRETER.fullmatch(words[0]):
+        word = next((word for word in words[1:] if not _PLAIN_OPTION.fullmatch(word)), "-")
+        plain = _PLAIN_FILE.fullmatch(word) and not word.startswith(("-", "/")) and word.split("/")[0] != ".."
+        return word if plain else ""
+    return ""
 
 
 def _path(word: str) -> str:

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_NEAR = 0.7  # of SequenceMatcher's ratio: below, a guess is far-fetched, such as "cmaes" for "bayes"
 
-def did_you_mean(name: str, valid: Iterable[str], *, most: int = 12) -> str:
-    """Return `did you mean "x"?`, or else the valid names (at most `most` of them), or `there are none`."""
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that was probably meant, None where none is near."""
+    folded = {known.casefold(): known for known in reversed(list(valid))}
+    near = get_close_matches(name.casefold(), folded, n=1, cutoff=_NEAR)
+    return folded[near[0]] if near else None
+
+
+def did_you_mean(name: str, valid: Iterable[str], *, most: int = 12, none: str = "there are none") -> str:
+    """Return `did you mean "x"?`, or else the valid names, at most `most` of them, or `none` where there are none."""
     names = list(dict.fromkeys(valid))
-    folded = {known.casefold(): known for known in reversed(names)}
-    near = get_close_matches(name.casefold(), folded, n=1)
-    if near:
-        return f'did you mean "{folded[near[0]]}"?'
+    if near := nearest(name, names):
+        return f'did you mean "{near}"?'
     if not names:
-        return "there are none"
+        return none
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"there is {', '.join(names[:most])}{more}"

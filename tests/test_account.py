@@ -53,16 +53,19 @@ def test_the_environment_profile_takes_key_and_url_together(tmp_path: Path) -> N
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The message says where profiles are read from."""
-    with pytest.raises(ConfigError) as caught:
-        read_account("default", home=tmp_path)
-    assert str(apiconfig_path(tmp_path)) in str(caught.value)
+    """The message says where profiles are read from, and how this one is made."""
+    for name, login in (("default", "persistent-runner login."), ("Wrok", "persistent-runner login --profile Wrok.")):
+        with pytest.raises(ConfigError) as caught:
+            read_account(name, home=tmp_path)
+        assert str(apiconfig_path(tmp_path)) in str(caught.value)
+        assert f"There is no profile [{name}]" in caught.value.message
+        assert f"Make this one with: {login} Or" in caught.value.remedy
 
 
 def test_a_missing_profile_gets_the_nearest_name(tmp_path: Path) -> None:
     """The message lists the profiles there are and the one that was probably meant."""
     config(tmp_path, f"[default]\napikey={KEY}\n[europe]\napikey={KEY}\n")
-    with pytest.raises(ConfigError, match='did you mean "europe"') as caught:
+    with pytest.raises(ConfigError, match=r"did you mean \[europe\]") as caught:
         read_account("erope", home=tmp_path)
     assert "[default], [europe]" in str(caught.value)
 

@@ -50,6 +50,7 @@ FLOORS = {
     "portable": 1,
     "account": 1,
     "render": 1,
+    "templates": 1,
     "formats": 1,
     "inputs": 1,
     "scripts": 1,

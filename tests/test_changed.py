@@ -242,7 +242,7 @@ def test_a_rehearsal_on_the_files_of_a_finished_run(place) -> None:
     assert "readings    y = 1.5  (" in out
     (sample / "result.json").write_text('{"xx": 1.5}')
     wrong = go(place, study, "--check", "--sample", sample, code=2)
-    assert 'there is no key "x"; did you mean "xx"?' in wrong.out
+    assert 'there is no key "x"; there is xx' in wrong.out
     assert "1 of the metrics cannot be read. Nothing was leased." in wrong.out
     assert "there is no folder" in go(place, study, "--check", "--sample", "nowhere", code=2).said
     assert "--sample goes with --check" in go(place, study, "--sample", sample, code=2).said

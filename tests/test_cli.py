@@ -151,6 +151,25 @@ def test_check_renders_a_case_as_a_trial_gets_it(place) -> None:
     assert 'm.j2, line 1: y: there is no parameter "y"' in said
 
 
+def test_parameters_that_nothing_fills_in_are_told(place) -> None:
+    """A rehearsal and a run warn, and go on; a value that some design cannot hold ends both before a lease."""
+    study = place.study()
+    (study / "case").mkdir()
+    (study / "case" / "deck.inp").write_text("x is @{ x }@\n")
+    inputs = ["--set", 'trial.inputs=["case/"]']
+    told = 'case/deck.inp, line 1 holds "@{ x", but is no template: rename it to deck.inp.j2'
+    assert told in place.run(study, "--check", "--quiet", *inputs).said
+    assert told in place.run(study, "--n-trials", 1, *inputs).said
+    (study / "case" / "deck.inp.j2").write_text("@{ x | width(19) }@")
+    (study / "case" / "deck.inp").unlink()
+    for flags in (["--check"], ["--new", "other"]):
+        said = place.run(study, *flags, *inputs, code=2).said
+        assert "does not fit into 19 columns" in said
+        assert " (in a design with x = 0.0" in said
+        assert f"Mend {study / 'case' / 'deck.inp.j2'}; nothing was leased." in said
+    assert not (place.runs / "other").exists() or "Creating job" not in said
+
+
 def test_check_says_what_the_limits_make_of_the_lease(place) -> None:
     """max_cost, the trials' timeout and a missing switch change the worst case, which --check names; it refuses too."""
     study = place.study()
@@ -362,9 +381,15 @@ def test_max_time_ends_with_5(place) -> None:
         (["study", "--set", "cluster.core_type=emerld"], "emerald"),
         (["study", "--set", "cluster.cores=3", "--set", "trial.cores=3"], "cores"),
         (["study", "--profile", "nobody"], "apiconfig"),
+        (["study", "--profile", "nobody"], "persistent-runner login --profile nobody"),
         (["study", "--n-trials", "0"], "--n-trials"),
+        (["study", "--set", "study.max_cost=0.001"], "is too little for any cluster"),
+        (["study", "--check", "--set", "study.max_cost=0.001"], "is too little for any cluster"),
+        (["study", "--set", "trial.command=echo 'abc"], "[trial] command: bash does not understand it"),
+        (["study", "--set", 'study.sampler={name="tpe",n_startup_trials="five"}'], "must be a whole number"),
+        (["."], "there is no study.toml in ."),
     ],
-    ids=["no file", "unknown key", "core type", "core count", "profile", "usage"],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_input_ends_with_2_before_anything_is_leased(place, args, said) -> None:
     """What is wrong is named, with what is near it; nothing is created."""
@@ -372,6 +397,7 @@ def test_bad_input_ends_with_2_before_anything_is_leased(place, args, said) -> N
     driver = place.run(*args, code=2)
 
     assert said in driver.said
+    assert "Error: " in driver.said
     assert "Traceback" not in driver.said
     assert "Creating job" not in driver.said
 

@@ -172,7 +172,7 @@ def test_an_api_key_of_the_environment_that_is_refused(place, rescale) -> None:
 def test_a_profile_that_is_not_there(place) -> None:
     """Exit 2; the SSH key is looked at all the same."""
     driver = doctor(place, "--profile", "lab", code=2)
-    assert "failed   profile     There is no file" in driver.out
+    assert "failed   profile     There is no profile [lab]: there is no file" in driver.out
     assert "ok       SSH key" in driver.out
 
 
@@ -258,7 +258,7 @@ def test_cores_that_are_not_offered(lab) -> None:
     """The nearest counts stand below the fault, aligned."""
     driver = doctor(lab, lab.study(cores=3), "--profile", "lab", code=2)
     assert (
-        "failed   cluster     The core type emerald does not offer 3 cores.\n"
+        "failed   cluster     study.toml: [cluster] cores (line 9): The core type emerald does not offer 3 cores.\n"
         "                     -> The nearest counts are 2 or 4; it offers 1, 2, 4, 8, 18, 36 and multiples of 36.\n"
     ) in driver.out
 

@@ -113,7 +113,7 @@ def test_what_fields_look_like(value: object, form: str, expected: str) -> None:
         (-math.inf, "abaqus(16)", "-inf is no number"),
         (1.7976931348623157e308, "nastran(8)", "does not fit into 8 columns"),
         (1.0, "nastran(9)", "nastran takes 8 or 16, not 9"),
-        (1.0, "nastran", "nastran takes 8 or 16, not None"),
+        (1.0, "nastran", "nastran takes 8 or 16, as in | nastran(8)"),
         (1.0, "abaqus(30)", "abaqus takes 8, 16 or 20, not 30"),
         ([1], "nastran(8)", "is a list"),
     ],

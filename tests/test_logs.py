@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.logs import Run, find_run, last_lines, show_log
+from persistent_runner.logs import Run, find_run, last_lines, show_log, trial_number
 from persistent_runner.remote.live_log import LiveLog, forget, whole_log
 from persistent_runner.settings import Settings
 from persistent_runner.study.run_folder import RunFolder
@@ -205,3 +205,12 @@ def test_last_lines_do_not_depend_on_the_pieces(cut: Callable[[str], list[str]])
     """However a log comes, its last lines are the same."""
     assert last_lines(cut("one\ntwo\n\nthree\nfour"), 3) == "\nthree\nfour"
     assert last_lines(cut("one\n"), 3) == "one\n"
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.5", "\u0663", ""])
+def test_what_is_no_number_of_a_trial(text: str) -> None:
+    """Who writes a study's name in its place hears where that goes."""
+    with pytest.raises(ConfigError, match="is not the number of a trial, such as 7") as caught:
+        trial_number(text)
+    assert "--study NAME" in caught.value.remedy
+    assert trial_number("07") == 7

@@ -9,7 +9,7 @@ import pytest
 
 from persistent_runner.errors import ConfigError
 from persistent_runner.inputs import walk_inputs
-from persistent_runner.scripts import script_mistakes
+from persistent_runner.scripts import script_mistakes, syntax_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def told(folder: Path, command: str, *names: str) -> list[str]:
     """Return what is wrong with a command and these files of the case (all but `windows`, when none is named)."""
     files = [file for file in walk_inputs(folder, ["case/"]) if file.path != "windows" or "windows" in names]
-    return list(script_mistakes(files, command))
+    return [what for what, _ in script_mistakes(files, command)]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,90 @@ def test_a_first_command_that_is_not_there(folder: Path, command: str) -> None:
     [line] = told(folder, command)
     assert line == 'the command begins with ./slover, and no input has that name; did you mean "solver"?'
     assert told(folder, f"make\n{command}") == []
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        ("bash slover", "bash slover"),
+        ("sh -ex slover 1 2 > log", "sh -ex slover"),
+        ("python3 slover -n 3", "python3 slover"),
+        ("A=1 python3.11 -u slover.py\nmake", "python3.11 -u slover.py"),
+        ("perl bin/slover", "perl bin/slover"),
+    ],
+)
+def test_a_script_that_is_not_there(folder: Path, command: str, begins: str) -> None:
+    """What an interpreter is given to run must be there as well, as far as the text of the command tells."""
+    [line] = told(folder, command)
+    assert line.startswith(f"the command begins with {begins}, and no input has that name; ")
+    assert told(folder, f"make\n{command}") == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bash solver",
+        "python3 made",
+        "python3 post.py",
+        "python3 bin",
+        "python3 -m slover",
+        "python3 -c slover",
+        "python3 -W error slover",
+        "python3",
+        "bash < slover",
+        "bash $SETUP_DIR/slover",
+        "bash /opt/slover",
+        "python3 ../slover",
+        "cd bin && bash slover",
+        "slover slover",
+    ],
+)
+def test_a_script_that_may_be_there(folder: Path, command: str) -> None:
+    """A template, a folder, a module, and what only the node can tell are no mistakes."""
+    assert told(folder, command) == []
+
+
+def test_the_file_to_be_mended_is_told(folder: Path) -> None:
+    """A script's fault is the script's, a wrong name the command's."""
+    files = walk_inputs(folder, ["case/"])
+    places = {file and file.name for _, file in script_mistakes(files, "./slover; ./plain; sh windows")}
+    assert places == {None, "plain", "windows"}
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('echo "abc', "line 1: unexpected EOF while looking for matching `\"'"),
+        ("make\nif true; then\necho a", "line 4: syntax error: unexpected end of file"),
+        ("if true; fi", "line 1: syntax error near unexpected token `fi'"),
+        ("a\n) b", "line 2: syntax error near unexpected token `)'"),
+    ],
+)
+def test_a_command_that_bash_does_not_understand(command: str, said: str) -> None:
+    """Its own words, with the line of the command, before anything of it runs."""
+    assert syntax_error(command) == f"bash does not understand it: {said}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo 'a b' | tee x && [[ -e x ]] || exit 3",
+        "shopt -s extglob\nrm -f !(keep|*.inp)",
+        "cat <<'END' > deck\n\"(\nEND",
+        "for f in *.inp; do solve $f; done",
+        "touch made",
+        "",
+    ],
+)
+def test_a_command_that_bash_understands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Nothing of it runs, and nobody's own start-up file of bash either; without a bash nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rc").write_text("touch made_by_rc; exit 3")
+    monkeypatch.setenv("BASH_ENV", str(tmp_path / "rc"))
+    assert syntax_error(command) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["rc"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert syntax_error("echo 'a") == ""
 
 
 def test_links_are_there(folder: Path) -> None:

@@ -43,6 +43,11 @@ class Guard:
         """How long a cluster with a running trial lives at most after its driver's last sign of life."""
         return max(self.orphan_idle, self.orphan_busy) + 3 * self.tick
 
+    @property
+    def shortest(self) -> timedelta:
+        """How long a cluster must be allowed to run at least, for its dead-man's switch to have looked a few times."""
+        return 4 * self.tick
+
     def switch(self, budget: timedelta) -> Switch | None:
         """Return the numbers of a dead-man's switch whose command may run for `budget`."""
         if not self.keeper:
@@ -102,7 +107,7 @@ class Budget:
         limits = [(hours - margin if guard.keeper else hours, f"by its walltime of {format_duration(hours)}")]
         left, why = self.left(price, now, guard.orphan_busy)
         if left is not None:
-            if left < 4 * guard.tick + needs:
+            if left < guard.shortest + needs:
                 raise BudgetSpent(
                     f"Too little is left for another cluster {why}: {self._spent(price, now):.2f} is spent.",
                     remedy="Raise it in [study], then run the same line: it goes on where it stopped.",

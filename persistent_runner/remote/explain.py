@@ -19,9 +19,13 @@ _LAST_LINES = 10  # of a log that are shown
 _LONGEST = 200  # characters of a line of a command that is shown whole
 _LINES = 20  # at the end of a log, in which a shell says what it could not run
 _FAILED_LINE = re.compile(r"^persistent_runner: line (\d+) failed: (.*)$\n?", re.MULTILINE)  # see agent.py
-_LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
-_INTERPRETER = re.compile(r"([^\s:]+): (?:cannot execute: required file not found|.*bad interpreter)")
 _QUOTES = "'\"\u2018\u2019"  # the last two are what GNU programs write in UTF-8
+_LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
+_NO_FILE = re.compile(
+    rf"(?:^|/)(?:ba|da|k|z)?sh: (?:\d+: )?(?:can(?:no|')t open )?[{_QUOTES}]?([^\s:/{_QUOTES}]+)[{_QUOTES}]?: "
+    "No such file"
+)
+_INTERPRETER = re.compile(r"([^\s:]+): (?:cannot execute: required file not found|.*bad interpreter)")
 _RETURN = re.compile(rf"(?:\r|\\r|\^M)[{_QUOTES}]?: ")
 _NOT_RUN = rf"(?:^|[:\s])[{_QUOTES}]?([^\s:{_QUOTES}]+)[{_QUOTES}]?: (?:%s)\s*$"
 _NOT_FOUND = re.compile(_NOT_RUN % "command not found|not found|No such file or directory")
@@ -118,6 +122,10 @@ def _not_found(lines: list[str]) -> tuple[str, str]:
         )
     if _last(_INTERPRETER, lines) or any(_RETURN.search(line) for line in lines):
         return _WINDOWS
+    if script := _last(_NO_FILE, lines):
+        return f"there is no file {script} in the working directory", (
+            "It must be among the inputs or made by the command; look at how its name is spelt."
+        )
     word = _last(_NOT_FOUND, lines)
     if "/" in word:
         return f"{word} was not found, or the interpreter that its first line names", (

@@ -58,11 +58,12 @@ class Catalogue:
         kind = kinds.get(request.core_type)
         if kind is None:
             usable = [code for code, kind in kinds.items() if not kind.is_deprecated]
-            raise _unknown("core type", request.core_type, usable)
+            raise _unknown("core type", request.core_type, usable, "core_type")
         if kind.is_deprecated:
             raise ConfigError(
                 f"The core type {kind.code} is deprecated: the platform takes no new job on it.",
                 remedy="Choose another core_type in [cluster].",
+                key="core_type",
             )
         _check_cores(kind, request.cores)
         hours = self.me().max_job_hours
@@ -70,6 +71,7 @@ class Catalogue:
             raise ConfigError(
                 f"walltime is {whole_hours(request.walltime)} h, and this account's jobs may take {hours} h.",
                 remedy=f'Write walltime = "{hours}h" or less in [cluster].',
+                key="walltime",
             )
         self._check_software(request)
         self.project_id(request.project)
@@ -83,10 +85,10 @@ class Catalogue:
         for software in request.software:
             tile = tiles.get(software.analysis)
             if tile is None:
-                raise _unknown("software", software.analysis, tiles)
+                raise _unknown("software", software.analysis, tiles, "software")
             versions = [version.version_code for version in tile.versions]
             if software.version not in versions:
-                raise _unknown(f"version of {tile.code}", software.version, versions)
+                raise _unknown(f"version of {tile.code}", software.version, versions, "software")
 
     def _price(self, kind: CoreType, request: LeaseRequest) -> tuple[float | None, tuple[str, ...]]:
         """Return the price of the whole cluster in USD per hour, and where it comes from."""
@@ -109,7 +111,7 @@ class Catalogue:
         for found in projects:
             if project in {found.id, found.name}:
                 return found.id
-        raise _unknown("project", project, [found.name or found.id for found in projects])
+        raise _unknown("project", project, [found.name or found.id for found in projects], "project")
 
 
 def whole_hours(walltime: timedelta) -> int:
@@ -117,18 +119,21 @@ def whole_hours(walltime: timedelta) -> int:
     return math.ceil(walltime / timedelta(hours=1))
 
 
-def _unknown(what: str, wanted: str, there: Iterable[str]) -> ConfigError:
+def _unknown(what: str, wanted: str, there: Iterable[str], key: str) -> ConfigError:
     """Return the error for a name that the platform does not have, with the nearest one that it has."""
     return ConfigError(
         f"The platform has no {what} {wanted!r} for this account; {did_you_mean(wanted, there)}",
         remedy="Correct it in [cluster].",
+        key=key,
     )
 
 
 def _check_cores(kind: CoreType, cores: int) -> None:
     """Refuse a core count that the core type does not offer: one of its counts, or a multiple of the largest."""
     if cores < 1:
-        raise ConfigError(f"{cores} cores cannot be leased.", remedy="Write cores = 1 or more in [cluster].")
+        raise ConfigError(
+            f"{cores} cores cannot be leased.", remedy="Write cores = 1 or more in [cluster].", key="cores"
+        )
     if not kind.cores or cores in kind.cores or cores % kind.cores[-1] == 0:
         return
     most = kind.cores[-1]
@@ -139,4 +144,5 @@ def _check_cores(kind: CoreType, cores: int) -> None:
     raise ConfigError(
         f"The core type {kind.code} does not offer {cores} cores.",
         remedy=f"The nearest counts are {near}; it offers {', '.join(map(str, kind.cores))} and multiples of {most}.",
+        key="cores",
     )

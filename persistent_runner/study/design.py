@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.spelling import did_you_mean
-from persistent_runner.study.formula import Formula, order
+from persistent_runner.study.formula import Circle, Formula, order
 from persistent_runner.study.space import (
     CategoricalParameter,
     DerivedParameter,
@@ -17,7 +18,7 @@ from persistent_runner.study.space import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
 
     import optuna
     from optuna.distributions import BaseDistribution
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
     from persistent_runner.study.formula import Value
 
 _DRAWS = 2000  # at random, to see whether `require` can be met at all
+
+
+class NoValue(ValueError):
+    """A formula of [space] has no value for a design: `keys` are where it stands, of the parameter `name`."""
+
+    def __init__(self, name: str, key: str, what: object) -> None:
+        super().__init__(f"{name}: {what}")
+        self.keys = ["space", name, key]
+        self.what = str(what)
 
 
 class DesignSpace:
@@ -46,8 +56,8 @@ class DesignSpace:
             needs = order({**{name: Formula("0") for name in self.varied}, **self._derived, **self._when})
             self._order = needs if self._when else [*self.varied, *(name for name in needs if name in self._derived)]
 
-    def mistakes(self) -> Iterator[tuple[list[str], str]]:
-        """Yield (keys, what) for each formula that cannot work."""
+    def mistakes(self, metrics: Container[str] = ()) -> Iterator[tuple[list[str], str]]:
+        """Yield (keys, what) for each formula that cannot work; `metrics` are what [constraints] is for."""
         known = [*self.constants, *self.varied, *self._derived]
         for key, formulas in (("expr", self._derived), ("when", self._when)):
             for name, formula in formulas.items():
@@ -56,14 +66,17 @@ class DesignSpace:
                     yield ["space", name, key], what
         for formula in self.require:
             for unknown in sorted(formula.names - set(known)):
-                what = f'{formula.text}: there is no parameter "{unknown}"; {did_you_mean(unknown, known)}'
-                yield ["study", "require"], what
+                what = f'there is no parameter "{unknown}"; {did_you_mean(unknown, known)}'
+                if unknown in metrics:
+                    what = f"{unknown} is a metric, which is known after the run only; use [constraints]"
+                yield ["study", "require"], f"{formula.text}: {what}"
             if formula.names <= self.constants.keys():
                 yield ["study", "require"], f"{formula.text}: nothing in it is varied; remove it"
         try:
             order({**self._derived, **self._when})
-        except ValueError as error:
-            yield ["space"], f"a formula {error}; break it"
+        except Circle as error:
+            name = error.names[0]
+            yield ["space", name, "expr" if name in self._derived else "when"], f"a formula {error}; break it"
 
     @property
     def is_conditional(self) -> bool:
@@ -108,7 +121,7 @@ class DesignSpace:
         return frozenset(name for formula in formulas for name in formula.names)
 
     def suggest(self, trial: optuna.Trial) -> None:
-        """Ask the sampler for each parameter that the design has."""
+        """Ask the sampler for each parameter that the design has; NoValue where a formula cannot tell which."""
         values: dict[str, Value] = dict(self.constants)
         for name in self._order:
             if name in self._derived:
@@ -120,7 +133,7 @@ class DesignSpace:
                 self._add_otherwise(values, name)
 
     def complete(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all parameters of a design: the constants, its own, and what follows; ValueError where that fails."""
+        """Return all parameters of a design: the constants, its own, and what follows; NoValue where that fails."""
         values: dict[str, Any] = {**self.constants, **params}
         for name in self._order:
             if name in self._derived:
@@ -133,16 +146,11 @@ class DesignSpace:
         """Return by how much a design misses `require` (0: it is met), and which of it, in words."""
         if not self.require:
             return 0.0, ""
-        worst = (0.0, "")
         try:
             values = self.complete(params)
-        except ValueError as error:
+        except NoValue as error:
             return math.inf, str(error)
-        for formula in self.require:
-            if formula.names <= values.keys():  # what a design does not have cannot be asked of it
-                missed = formula.missed(values)
-                worst = max(worst, (missed, f"{formula.with_values(values)} does not hold"), key=lambda pair: pair[0])
-        return worst
+        return max((_missed(formula, values) for formula in self.require), key=lambda pair: pair[0])
 
     def check_design(self, given: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Yield (parameter, what) for what is wrong with a design that is to be tried first."""
@@ -164,10 +172,8 @@ class DesignSpace:
         real = {name for name, item in self.varied.items() if isinstance(item, FloatParameter)}
         return {name: float(value) if name in real else value for name, value in given.items()}
 
-    def is_impossible(self) -> bool:
-        """Return whether no design out of many random ones meets `require`."""
-        if not self.require:
-            return False
+    def random(self, count: int) -> Iterator[dict[str, Any]]:
+        """Yield the parameters of random designs, the same ones each time; those without a value are left out."""
         import optuna  # 0.3 s that --help need not pay
 
         before = optuna.logging.get_verbosity()
@@ -176,16 +182,35 @@ class DesignSpace:
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         finally:
             optuna.logging.set_verbosity(before)
-        for _ in range(_DRAWS):
-            trial = study.ask()
-            self.suggest(trial)
-            if not self.violation(trial.params)[0]:
-                return False
-        return True
+        for trial in (study.ask() for _ in range(count)):
+            with contextlib.suppress(NoValue):
+                self.suggest(trial)
+                yield trial.params
+
+    def why_impossible(self) -> str:
+        """Return how many of many random designs meet each of `require`; empty where one of them meets all."""
+        if not self.require:
+            return ""
+        met = [0] * len(self.require)
+        for params in self.random(_DRAWS):
+            if not self.violation(params)[0]:
+                return ""
+            with contextlib.suppress(NoValue):
+                values = self.complete(params)
+                met = [
+                    count + (not _missed(formula, values)[0]) for formula, count in zip(self.require, met, strict=True)
+                ]
+        counts = ", ".join(f"{formula.text} by {count}" for formula, count in zip(self.require, met, strict=True))
+        if len(met) > 1 and all(met):
+            counts += "; each is met by some, never all at once"
+        return f"none of {_DRAWS} designs drawn at random meets it: {counts}; mend it, or the ranges in [space]"
 
     def _holds(self, name: str, values: Mapping[str, Any]) -> bool:
         formula = self._when.get(name)
-        return formula is None or (formula.names <= values.keys() and bool(formula(values)))
+        try:
+            return formula is None or (formula.names <= values.keys() and bool(formula(values)))
+        except ValueError as error:
+            raise NoValue(name, "when", error) from None
 
     def _add_otherwise(self, values: dict[str, Any], name: str) -> None:
         other = self.varied[name].otherwise
@@ -195,7 +220,24 @@ class DesignSpace:
     def _add_derived(self, values: dict[str, Any], name: str) -> None:
         formula = self._derived[name]
         if formula.names <= values.keys():  # else it follows from a parameter that this design does not have
-            values[name] = formula(values)
+            try:
+                values[name] = formula(values)
+            except ValueError as error:
+                raise NoValue(name, "expr", error) from None
+
+
+def _missed(formula: Formula, values: Mapping[str, Any]) -> tuple[float, str]:
+    """Return by how much a design misses a condition (0: it is met), and in words.
+
+    Of what a design does not have, nothing is asked.
+    """
+    if not formula.names <= values.keys():
+        return 0.0, ""
+    try:
+        missed = formula.missed(values)
+    except ValueError as error:
+        return math.inf, str(error)
+    return missed, f"{formula.with_values(values)} does not hold" if missed else ""
 
 
 def _suggested(trial: optuna.Trial, name: str, item: Varied) -> Any:

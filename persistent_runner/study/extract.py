@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from persistent_runner.spelling import did_you_mean
 from persistent_runner.study.fields import FunctionName, RelativePath
-from persistent_runner.study.formula import Formula, FormulaText, order
+from persistent_runner.study.formula import Circle, Formula, FormulaText, order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,9 +85,14 @@ class Extract(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         rules = self._rules
-        if len(rules) != 1 or not str(*rules.values()).strip():
-            raise ValueError('needs exactly one of column, regex, json, function and expr, such as column = "drag"')
-        (rule,) = rules
+        if len(rules) != 1:
+            found = " and ".join(rules) or "none of them"
+            raise ValueError(
+                f'needs exactly one of column, regex, json, function and expr, such as column = "drag"; it has {found}'
+            )
+        ((rule, value),) = rules.items()
+        if not str(value).strip():
+            raise ValueError(f"its {rule} is empty")
         if rule in {"column", "regex", "json"} and self.file is None:
             raise ValueError(f'{rule} reads a file, and none is named; write it as in file = "report.csv"')
         if self.below is not None and rule not in {"column", "regex"}:
@@ -131,5 +136,5 @@ def formula_mistakes(metrics: Mapping[str, Extract], parameters: Sequence[str]) 
             yield ["metrics", name, "expr"], f"{formula.text}: {twice} is a metric and a parameter; rename one of them"
     try:
         order(formulas)
-    except ValueError as error:
-        yield ["metrics"], f"an expr {error}; break it"
+    except Circle as error:
+        yield ["metrics", error.names[0], "expr"], f"an expr {error}; break it"

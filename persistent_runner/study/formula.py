@@ -6,6 +6,7 @@ import ast
 import functools
 import math
 import operator
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, WithJsonSchema
 from persistent_runner.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Value = int | float | str | bool
 
@@ -104,9 +105,37 @@ class Formula:
         return f"Formula({self.text!r})"
 
 
+class Circle(ValueError):
+    """Formulas need one another in a circle: `names`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"goes in a circle: {' -> '.join([*names, names[0]])}")
+        self.names = tuple(names)
+
+
 def _checked(value: str) -> str:
     Formula(value)
     return value
+
+
+def _condition(value: str) -> str:
+    text = Formula(value).text
+    if not _is_condition(_parsed(text)):
+        raise ValueError(f'"{text}" is no comparison; write it as in {text} > 0')
+    return value
+
+
+def _is_condition(node: ast.AST) -> bool:
+    match node:
+        case ast.Compare():
+            return True
+        case ast.BoolOp(values=parts):
+            return all(map(_is_condition, parts))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return _is_condition(operand)
+        case ast.IfExp(body=body, orelse=other):
+            return _is_condition(body) and _is_condition(other)
+    return False
 
 
 FormulaText = Annotated[
@@ -115,15 +144,17 @@ FormulaText = Annotated[
     WithJsonSchema({"type": "string", "maxLength": MOST_CHARACTERS, "title": "formula"}),
 ]
 """The text of a formula that is one."""
+ConditionText = Annotated[FormulaText, AfterValidator(_condition)]
+"""The text of a formula that holds or does not."""
 
 
 def order(formulas: Mapping[str, Formula]) -> list[str]:
-    """Return the names of formulas that need one another in an order that works; ValueError names a circle."""
+    """Return the names of formulas that need one another in an order that works; Circle where there is none."""
     done: list[str] = []
 
     def visit(name: str, above: tuple[str, ...]) -> None:
         if name in above:
-            raise ValueError(f"goes in a circle: {' -> '.join([*above[above.index(name) :], name])}")
+            raise Circle(above[above.index(name) :])
         if name not in done:
             for needed in sorted(formulas[name].names & formulas.keys()):
                 visit(needed, (*above, name))
@@ -143,12 +174,23 @@ def _parsed(text: str) -> ast.expr:
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, MemoryError, RecursionError) as error:
-        what = error.msg if isinstance(error, SyntaxError) else "it is nested too deeply"
-        raise ValueError(f"{text!r} is no formula: {what}") from None
+        raise ValueError(f"{text!r} is no formula: {_not_parsed(text, error)}") from None
     for node in ast.walk(tree):
         if problem := _problem(node):
             raise ValueError(f"{text!r}: {problem}")
     return tree
+
+
+def _not_parsed(text: str, error: Exception) -> str:
+    """Return why a text is no expression, with what is written in its place."""
+    if not isinstance(error, SyntaxError):
+        return "it is nested too deeply"
+    if re.search(r"(?<![=!<>])=(?!=)", text):
+        return "compare with =="
+    for wrong, right in (("&&", "and"), ("||", "or")):
+        if wrong in text:
+            return f"write {right} for {wrong}"
+    return error.msg
 
 
 def _problem(node: ast.AST) -> str:

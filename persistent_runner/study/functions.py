@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Function = Callable[..., Any]
+_NOTHING = "Nothing was leased."
 
 
 def load_functions(folder: Path, wanted: Mapping[str, str], arguments: Sequence[str]) -> dict[str, Function]:
@@ -33,7 +34,7 @@ def load_functions(folder: Path, wanted: Mapping[str, str], arguments: Sequence[
         file, _, function = name.rpartition(":")
         if file not in modules:
             modules[file] = _run(folder, file, place)
-        found[name] = _function(modules[file], file, function, place, arguments)
+        found[name] = _function(modules[file], folder / file, function, place, arguments)
     return found
 
 
@@ -51,16 +52,21 @@ def last_line(error: BaseException) -> str:
     return f"{said} ({Path(line.filename).relative_to(folder)}, line {line.lineno}, in {line.name}: {line.line})"
 
 
-def _function(module: ModuleType, file: str, name: str, place: str, arguments: Sequence[str]) -> Function:
+def _function(module: ModuleType, file: Path, name: str, place: str, arguments: Sequence[str]) -> Function:
     found: Function | None = getattr(module, name, None)
     if not callable(found):
         functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise ConfigError(f'{place}: {file} has no function "{name}"; {did_you_mean(name, functions)}')
+        near = did_you_mean(name, functions, none="it has no function at all")
+        raise ConfigError(f'{place}: {file} has no function "{name}"; {near}', remedy=_NOTHING, file=file)
     try:
         inspect.signature(found).bind(*arguments)
     except TypeError:
         call = f"{name}({', '.join(arguments)})"
-        raise ConfigError(f"{place}: {name} in {file} cannot be called as {call}; write it as: def {call}:") from None
+        raise ConfigError(
+            f"{place}: {name} in {file} cannot be called as {call}; write it as: def {call}:",
+            remedy=_NOTHING,
+            file=file,
+        ) from None
     except ValueError:  # a function of C without a signature
         pass
     return found
@@ -70,7 +76,8 @@ def _run(folder: Path, file: str, place: str) -> ModuleType:
     path = folder / file
     if not path.is_file():
         names = sorted(child.name for child in folder.glob("*.py"))
-        raise ConfigError(f"{place}: there is no file {path}; {did_you_mean(file, names)}")
+        near = did_you_mean(file, names, none="the study's folder has no Python file")
+        raise ConfigError(f"{place}: there is no file {path}; {near}", remedy=_NOTHING)
     module = ModuleType(f"study_{path.stem}")
     module.__file__ = str(path)
     # dataclasses and pickle look their module up by name
@@ -84,9 +91,12 @@ def _run(folder: Path, file: str, place: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         own = error.__traceback__.tb_next if error.__traceback__ else None
         text = "".join(traceback.format_exception(type(error), error, own)).rstrip()
-        raise ConfigError(
-            f"{place}: running {path} failed:\n{text}", remedy=f"Mend {path.name}; nothing was leased."
-        ) from error
+        remedy = f"Mend {path}; nothing was leased."
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            remedy = (
+                f"Install {error.name} beside persistent_runner: pip install {error.name.partition('.')[0]}. {_NOTHING}"
+            )
+        raise ConfigError(f"{place}: running {path} failed:\n{text}", remedy=remedy, file=path) from error
     finally:
         sys.dont_write_bytecode = before
     return module

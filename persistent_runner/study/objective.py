@@ -98,7 +98,7 @@ class CommandObjective:
             return self._spec.designs.complete(params)
         except ValueError as error:
             raise ParametersInvalid(
-                f"[space]: {error}", remedy="Mend the formula, or exclude such designs by require."
+                f"[space] {error}", remedy="Mend the formula, or exclude such designs by require."
             ) from None
 
     def __call__(self, trial: BoundTrial, work: Work) -> Outcome:
@@ -190,4 +190,4 @@ PythonObjective = Callable[[Any, Any], Any]
 def load_python_objective(spec: StudySpec) -> PythonObjective:
     """Return the function that `[trial] objective = "file.py:function"` names; ConfigError as `load_functions`."""
     name = spec.trial.objective or ""
-    return load_functions(spec.folder, {name: "[trial] objective"}, ["trial", "work"])[name]
+    return load_functions(spec.folder, {name: spec.place("trial", "objective")}, ["trial", "work"])[name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
 from persistent_runner.errors import RunnerError
+from persistent_runner.study.design import NoValue
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.resume import Result, owner, tell
 
@@ -83,7 +85,11 @@ class Proposals:
         if self._designs is None:
             return trial, trial.params
         _ = trial.relative_params  # where nsga2 and nsga3 note the generation, also of a design that was enqueued
-        self._designs.suggest(trial)
+        try:
+            self._designs.suggest(trial)
+        except NoValue as error:  # of a condition that decides which parameters there are
+            self._reject(trial, math.inf, str(error))
+            return None
         params = trial.params
         missed, what = self._designs.violation(params)
         if not missed:

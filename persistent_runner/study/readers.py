@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LARGEST_FILE_BYTES = 2**30
 _HEAD_BYTES = 2**16
+_MOST_DIGITS = 300  # of a whole number that a float can hold
 _NOT_PLAIN = re.compile(r"[^0-9eE.+\-\s]", re.ASCII)
 # what a log may hold is not among them: bell, backspace, tab, line and page ends, Ctrl-Z, escape
 _NO_TEXT = re.compile(rb"[\x00-\x06\x0e-\x19\x1c-\x1f]")
@@ -213,7 +214,7 @@ def _cells(table: Table, column: str | int, reduce: str) -> _Found:
 def _matches(text: str, regex: str) -> _Found:
     found = [(match.start(), match[1]) for match in re.finditer(regex, text, re.MULTILINE)]
     if not found:
-        raise ValueError(f"nothing matches {regex}; the nearest lines are:\n{_nearest_lines(text, regex)}")
+        raise ValueError(f"nothing matches {regex}; {_nearest_lines(text, regex)}")
     lines = text.count("\n") + (not text.endswith("\n"))
     return _Found(
         [value for _, value in found],
@@ -225,19 +226,23 @@ def _matches(text: str, regex: str) -> _Found:
 
 
 def _nearest_lines(text: str, regex: str) -> str:
-    """Return up to three lines that hold most of the words of the regex; without any, the last three."""
+    """Return up to three lines that hold most of the words of the regex, or that it matches but for capital letters."""
     words = {word.casefold() for word in re.findall(r"[^\W\d_]{2,}", re.sub(r"\\.", " ", regex))}
     lines = [line.strip()[:160] for line in text.splitlines()[-20_000:] if line.strip()]
-    scores = [sum(word in line.casefold() for word in words) for line in lines]
+    in_any_case = re.compile(regex, re.MULTILINE | re.IGNORECASE)
+    scores = [(bool(in_any_case.search(line)), sum(word in line.casefold() for word in words)) for line in lines]
     best = max(scores)
-    near = [line for line, score in zip(lines, scores, strict=True) if score == best]
-    return "\n".join(f"    {line}" for line in near[-3:])
+    if best == (False, 0):
+        return "its last lines are:\n" + "\n".join(f"    {line}" for line in lines[-3:])
+    near = [line for line, score in zip(lines, scores, strict=True) if score == best][-3:]
+    what = "the nearest lines are" + (", but for capital letters (write (?i) before the regex)" if best[0] else "")
+    return f"{what}:\n" + "\n".join(f"    {line}" for line in near)
 
 
 def _parsed(text: str) -> Any:
     try:
-        # int() refuses 5000 digits with words of its own; all of them become floats here
-        return json.loads(text, parse_int=float)
+        # int() refuses 5000 digits with words of its own
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= _MOST_DIGITS else float(digits))
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -247,7 +252,8 @@ def _parsed(text: str) -> Any:
             raise ValueError(
                 f"the JSON ends in the middle, at line {error.lineno}; the program that wrote it may have been cut off"
             ) from None
-        raise ValueError(f"this is not JSON: {error}") from None
+        line = text.splitlines()[error.lineno - 1].strip() if error.pos < len(text) else ""
+        raise ValueError(f"line {error.lineno} is not JSON ({error.msg}): {line[:160]}") from None
 
 
 def _json(value: Any, path: str) -> _Found:
@@ -259,6 +265,8 @@ def _json(value: Any, path: str) -> _Found:
                 raise ValueError(f'at {place} there is no key "{part}"; {did_you_mean(part, map(str, value))}')
             value = value[part]
         elif isinstance(value, list):
+            if not value:
+                raise ValueError(f"at {place} stands an empty list")
             if not re.fullmatch(r"-?\d{1,9}", part, re.ASCII) or not -len(value) <= int(part) < len(value):
                 raise ValueError(f'at {place} stands a list of {len(value)}; "{part}" is no position in it (from 0)')
             value = value[int(part)]
@@ -336,9 +344,9 @@ def _number(value: object, *, strict: bool) -> float:
             raise ValueError(f"holds {text}, which is not a finite number")
         if text.count(",") == 1 and NUMBER.fullmatch(text.replace(",", ".")):
             raise ValueError(f"holds {text}, with a decimal comma; let the command write it with a point")
-    if isinstance(value, float):
-        return _finite(value)
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(float(value))
+    if not strict and (value is None or (isinstance(value, str) and not value.strip())):
         raise ValueError("holds no value")
     raise ValueError(f"holds {_shown(value)}, which is not a number")
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
-from persistent_runner.spelling import did_you_mean
+from persistent_runner.spelling import did_you_mean, nearest
+from persistent_runner.study.toml import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +43,8 @@ _ONE_OBJECTIVE = {"cmaes"}
 KEEP_SEED = {"qmc", "grid"}
 """Samplers that go through one sequence of designs: another seed at each start would begin another sequence."""
 _MOST_GRID = 100_000
-_PLAIN = ("int", "float", "bool", "str")  # annotations of what TOML can write
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text in quotes"}
+"""The annotations of what TOML can write, in words."""
 
 
 def _sampler(value: object) -> object:
@@ -50,9 +52,8 @@ def _sampler(value: object) -> object:
     if not isinstance(name, str):
         raise ValueError('must be a name such as "tpe", or a table such as { name = "tpe", n_startup_trials = 20 }')  # noqa: TRY004 - pydantic takes ValueError alone
     if name not in _CLASSES and ":" not in name:
-        raise ValueError(
-            f'"{name}" is no sampler; {did_you_mean(name, _CLASSES, most=len(_CLASSES))}, or "module:callable"'
-        )
+        near = f'did you mean "{found}"? There' if (found := nearest(name, _CLASSES)) else "there"
+        raise ValueError(f'"{name}" is no sampler; {near} are {", ".join(_CLASSES)}, and "module:callable" of your own')
     options = {key: given for key, given in value.items() if key != "name"} if isinstance(value, dict) else {}
     if "seed" in options:
         raise ValueError("seed is a key of [study]; write it there")
@@ -101,19 +102,20 @@ def make_sampler(
 
     make = getattr(optuna.samplers, _CLASSES[name])
     known = {key: parameter for key, parameter in inspect.signature(make).parameters.items() if _is_plain(parameter)}
-    for key in options:
+    for key, value in options.items():
         if key not in known:
             raise ValueError(f"{name} has no option {key}; {did_you_mean(key, known)}")
+        if not _is_a(value, kind := _kind(known[key])):
+            raise ValueError(f"{name}'s {key} must be {_WORDS[kind]}, not {shown(value)}")
     try:
         if name == "grid":
             return _make_grid(distributions, seed)
-        if name == "qmc":
-            options |= {"warn_asynchronous_seeding": False} if seed is not None else {}
+        quiet = {"warn_asynchronous_seeding": False} if name == "qmc" and seed is not None else {}
         with warnings.catch_warnings():
             warnings.simplefilter("error", FutureWarning)  # an option that Optuna is about to drop
-            sampler: BaseSampler = make(seed=seed, **options)
+            sampler: BaseSampler = make(seed=seed, **options, **quiet)
     except (TypeError, ValueError, FutureWarning) as error:
-        raise ValueError(f"{name} does not take {_written(options)}: {error}") from None
+        raise ValueError(f"{name} does not take {written(options)}: {error}") from None
     return sampler
 
 
@@ -134,6 +136,7 @@ def grid(distributions: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
     import optuna
 
     values: dict[str, list[Any]] = {}
+    endless = []
     for name, distribution in distributions.items():
         if isinstance(distribution, optuna.distributions.CategoricalDistribution):
             values[name] = list(distribution.choices)
@@ -143,7 +146,9 @@ def grid(distributions: Mapping[str, BaseDistribution]) -> dict[str, list[Any]]:
             low, high, step = (Decimal(str(x)) for x in (distribution.low, distribution.high, distribution.step))
             values[name] = [float(low + n * step) for n in range(int((high - low) / step) + 1)]
         else:
-            raise ValueError(f"a grid needs a step for {name}; write one, such as step = 0.1")
+            endless.append(name)
+    if endless:
+        raise ValueError(f"the grid sampler needs a step for {', '.join(endless)}; write one, such as step = 0.1")
     designs = math.prod(map(len, values.values()))
     if designs > _MOST_GRID:
         raise ValueError(f"the grid has {designs} designs, and {_MOST_GRID} is the most; write larger steps")
@@ -164,7 +169,18 @@ def _make_grid(distributions: Mapping[str, BaseDistribution], seed: int | None) 
 
 def _is_plain(parameter: inspect.Parameter) -> bool:
     """Return whether an option can be written in study.toml; the others are objects, or ours to give."""
-    return parameter.name != "seed" and str(parameter.annotation).removesuffix(" | None") in _PLAIN
+    return parameter.name != "seed" and _kind(parameter) in _WORDS
+
+
+def _kind(parameter: inspect.Parameter) -> str:
+    return str(parameter.annotation).removesuffix(" | None")
+
+
+def _is_a(value: object, kind: str) -> bool:
+    """Return whether a value of TOML is of an annotation's type: a whole number is a number, and true is none."""
+    if isinstance(value, bool):
+        return kind == "bool"
+    return type(value).__name__ == kind or (kind == "float" and isinstance(value, int))
 
 
 def _own(name: str, options: dict[str, Any], seed: int | None, folder: Path) -> BaseSampler:
@@ -200,5 +216,6 @@ def _load(name: str, folder: Path) -> Callable[..., Any]:
     return made
 
 
-def _written(options: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} = {value!r}" for key, value in options.items()) or "no options"
+def written(options: Mapping[str, object]) -> str:
+    """Return the options of a sampler as study.toml has them."""
+    return ", ".join(f"{key} = {shown(value)}" for key, value in options.items())

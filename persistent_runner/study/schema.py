@@ -86,7 +86,7 @@ def _texts(model: type[BaseModel]) -> dict[str, str]:
         (tree,) = ast.parse(inspect.getsource(cls)).body
         assert isinstance(tree, ast.ClassDef)
         for field, below in itertools.pairwise([*tree.body, ast.Pass()]):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.target.id[0] != "_":
                 key = model.model_fields[field.target.id].alias or field.target.id
                 text = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
                 found.setdefault(key, " ".join(text.split()))

@@ -179,6 +179,12 @@ def _constant(value: object) -> int | float | str:
     return value
 
 
+def _value(value: object) -> int | float | str:
+    if isinstance(value, dict):
+        raise ValueError("must be a value, a number or text in quotes: the range stands in [space]")  # noqa: TRY004 - the same
+    return _constant(value)
+
+
 def _tag(value: Any) -> str | None:
     if isinstance(value, dict):
         if "expr" in value:
@@ -205,6 +211,12 @@ Constant = Annotated[
     PlainValidator(_constant),
     WithJsonSchema({"type": ["number", "string"], "description": "A constant: a number or text.", "examples": [2.0]}),
 ]
+Value = Annotated[
+    int | float | str,
+    PlainValidator(_value),
+    WithJsonSchema({"type": ["number", "string"], "description": "A number or text."}),
+]
+"""What a design that is tried first has of a parameter."""
 Varied = FloatParameter | IntParameter | CategoricalParameter
 Parameter = Annotated[
     Annotated[FloatParameter, Tag("float")]

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import functools
 import glob
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from persistent_runner.errors import ConfigError
-from persistent_runner.inputs import walk_inputs
 from persistent_runner.lease.platform import Software
-from persistent_runner.render import check_templates
-from persistent_runner.scripts import script_mistakes
-from persistent_runner.spelling import did_you_mean
+from persistent_runner.spelling import did_you_mean, nearest
+from persistent_runner.study.across import mistakes_across, warnings_across
 from persistent_runner.study.design import DesignSpace
-from persistent_runner.study.extract import Extract, formula_mistakes
+from persistent_runner.study.extract import Extract
 from persistent_runner.study.failures import FailureRule, FailuresTable
 from persistent_runner.study.fields import Direction
-from persistent_runner.study.formula import Formula
 from persistent_runner.study.functions import Function, load_functions
-from persistent_runner.study.samplers import KEEP_SEED, grid, make_sampler, refusal
-from persistent_runner.study.space import KINDS, DerivedParameter, Identifier, Parameter, Varied
+from persistent_runner.study.samplers import KEEP_SEED, make_sampler
+from persistent_runner.study.space import KINDS, DerivedParameter, Identifier, Parameter
 from persistent_runner.study.tables import (
     Bounds,
     ClusterTable,
@@ -36,12 +31,14 @@ from persistent_runner.study.tables import (
     TemplateTable,
     TrialTable,
 )
-from persistent_runner.study.toml import Document, explain, read
+from persistent_runner.study.toml import Document, Mistake, config_error, explain, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from optuna.samplers import BaseSampler
+
+    from persistent_runner.errors import ConfigError
 
 # spec.md 1 names them, and later issues build them
 _TO_COME = {
@@ -55,6 +52,7 @@ class StudySpec(BaseModel):
     """A whole study.toml. `file` is the file, `folder` the study's folder that inputs are relative to."""
 
     model_config = Table.model_config
+    _document: Document = PrivateAttr()
     file: SkipJsonSchema[Path]
     study: StudyTable
     cluster: ClusterTable
@@ -77,12 +75,13 @@ class StudySpec(BaseModel):
     """[baseline]: the design that runs before everything else. What is left out is the sampler's."""
 
     @classmethod
-    def load(cls, path: Path, sets: Sequence[str] = ()) -> StudySpec:
-        """Return the study of a folder or a file, `sets` being the command line's `table.key=value`.
+    def load(cls, path: Path, sets: Sequence[str] = (), options: Mapping[str, str] | None = None) -> StudySpec:
+        """Return the study of a folder or a file.
 
+        `sets` are the command line's `table.key=value`, `options` the same by the name of another option that means it.
         Raises one ConfigError that names every mistake, also those in templates and missing inputs.
         """
-        document = read(path, sets)
+        document = read(path, sets, options)
         tables = {key: value for key, value in document.data.items() if key in _ADAPTERS}
         if isinstance(study := tables.get("study", {}), dict):
             tables["study"] = {"name": _default_name(document.file.parent), **study}
@@ -92,11 +91,25 @@ class StudySpec(BaseModel):
             try:
                 parts[key] = adapter.validate_python(tables.get(key, [] if key == "start" else {}))
             except ValidationError as error:
-                mistakes += [_line(document, key, each) for each in error.errors(include_url=False)]
-        mistakes += [document.mistake(keys, what) for keys, what in _across(document.file.parent, parts, tables)]
+                mistakes += _mistakes(document, key, error.errors(include_url=False))
+        mistakes += [document.mistake(*flaw) for flaw in mistakes_across(document.file.parent, parts, tables)]
         if mistakes:
-            raise ConfigError("\n".join(mistakes), remedy=f"Mend {document.file}; nothing was leased.")
-        return cls(file=document.file, **parts)
+            raise config_error(mistakes)
+        spec = cls(file=document.file, **parts)
+        spec._document = document
+        return spec
+
+    def place(self, *keys: str | int) -> str:
+        """Return where a key stands, for people: `study.toml: [cluster] cores (line 7)`."""
+        return self._document.place(keys)
+
+    def error(self, keys: Sequence[str | int], what: str, file: Path | None = None) -> ConfigError:
+        """Return the error for a mistake that shows when the study is about to run; `file` where it is not its own."""
+        return config_error([self._document.mistake(keys, what, file)])
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what may be a mistake: parameters that are written where nothing fills them in."""
+        return warnings_across(self.folder, self.trial, self.space)
 
     @property
     def folder(self) -> Path:
@@ -131,7 +144,7 @@ class StudySpec(BaseModel):
     @functools.cached_property
     def functions(self) -> dict[str, Function]:
         """The functions that metrics name, by these names, loaded once; ConfigError as `load_functions`."""
-        wanted = {extract.function: f"[metrics.{name}] function" for name, extract in self.metrics.items()}
+        wanted = {extract.function: self.place("metrics", name, "function") for name, extract in self.metrics.items()}
         return load_functions(self.folder, {name: place for name, place in wanted.items() if name}, ["path"])
 
     @property
@@ -144,7 +157,7 @@ class StudySpec(BaseModel):
         try:
             return make_sampler(self.study.sampler, seed, self.folder, self.designs.distributions)
         except ValueError as error:
-            raise ConfigError(f"{self.file.name}: [study] sampler: {error}") from None
+            raise self.error(["study", "sampler"], str(error)) from None
 
     @property
     def keeps_seed(self) -> bool:
@@ -186,112 +199,19 @@ def _default_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip(".-_")[:80] or "study"
 
 
-def _across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Yield (keys, what) for each mistake that lies between tables; those that are wrong by themselves are left out."""
-    if "trial" in parts:
-        yield from _numbers(parts["trial"], parts, tables)
-        require = parts["study"].require if "study" in parts else ()
-        metrics = [Formula(extract.expr) for extract in parts.get("metrics", {}).values() if extract.expr]
-        formulas = {name for formula in metrics for name in formula.names}
-        yield from _trial_files(folder, parts["trial"], parts.get("space"), require, formulas)
-        cores, most = parts["trial"].cores, parts["cluster"].cores if "cluster" in parts else None
-        if cores and most and cores > most:
-            yield ["trial", "cores"], f"{cores} is more than the {most} of the whole cluster; lower it"
-    if parts.get("objectives") == {}:
-        yield ["objectives"], 'is empty; write what is to be optimised, such as drag = "minimize"'
-    if "space" in parts and "study" in parts:
-        yield from _designs(folder, parts)
-    if "setup" in parts:
-        try:
-            files = walk_inputs(folder, parts["setup"].inputs)
-            for file in files:
-                if file.template:
-                    yield (
-                        ["setup", "inputs"],
-                        f"{file.source.name} is a template; the setup has no parameters: drop .j2",
-                    )
-            for what in script_mistakes(files, parts["setup"].command):
-                yield ["setup", "command"], what
-        except ConfigError as error:
-            yield ["setup", "inputs"], str(error)
+def _mistakes(document: Document, table: str, errors: Iterable[Mapping[str, Any]]) -> list[Mistake]:
+    """Return what is wrong with a table by itself; a key is not missing where a misspelt one means it."""
+    errors = list(errors)
+    missing = [str(error["loc"][-1]) for error in errors if error["type"] == "missing"]
+    meant = {nearest(str(error["loc"][-1]), missing) for error in errors if error["type"] == "extra_forbidden"}
+    return [
+        _mistake(document, table, error)
+        for error in errors
+        if error["type"] != "missing" or error["loc"][-1] not in meant
+    ]
 
 
-def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Yield what is wrong between what is varied, what is read and what is optimised."""
-    metrics = tables.get("metrics", {})
-    if trial.objective:
-        if metrics:
-            yield ["metrics"], f"the objective {trial.objective} returns its values itself; remove the table"
-        return
-    if not metrics:
-        yield ["metrics"], "is missing; say how a number is read, in a table such as [metrics.drag]"
-    elif isinstance(metrics, dict):
-        for table in ("objectives", "constraints"):
-            for name in parts.get(table, {}):
-                if name not in metrics:
-                    yield [table, name], f"there is no [metrics.{name}]; {did_you_mean(name, metrics)}"
-        if isinstance(space := tables.get("space", {}), dict):
-            yield from formula_mistakes(parts.get("metrics", {}), list(space))
-    if "space" in parts and not any(isinstance(item, Varied) for item in parts["space"].values()):
-        yield ["space"], 'there is nothing to vary; write x = { type = "float", low = 0.0, high = 1.0 }'
-
-
-def _designs(folder: Path, parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str]]:
-    """Yield what is wrong between what is varied, what is allowed, what is tried first, and the sampler."""
-    study, designs = parts["study"], DesignSpace(parts["space"], parts["study"].require)
-    mistakes = list(designs.mistakes())
-    yield from mistakes
-    first = [("baseline", parts.get("baseline", {})), *(("start", design) for design in parts.get("start", ()))]
-    sound = True
-    for table, design in first:
-        for name, what in designs.check_design(design):
-            sound = False
-            yield [table, name] if name else [table], what
-    if mistakes or not designs.varied or not sound:
-        return
-    if not any(design for _, design in first) and designs.is_impossible():
-        yield (
-            ["study", "require"],
-            "none of 2000 designs drawn at random meets it; mend it, or write a design that does as [[start]]",
-        )
-    constraints, objectives = bool(parts.get("constraints")), len(parts.get("objectives", {}))
-    if why := refusal(study.sampler, objectives, conditional=designs.is_conditional, constraints=constraints):
-        yield ["study", "sampler"], why
-        return
-    if study.sampler in ({"name": "tpe"}, {"name": "random"}):
-        return  # as they come; Optuna need not be loaded
-    try:
-        make_sampler(study.sampler, study.seed, folder, designs.distributions)
-        count = math.prod(map(len, grid(designs.distributions).values())) if study.sampler["name"] == "grid" else None
-    except ValueError as error:
-        yield ["study", "sampler"], str(error)
-        return
-    if count is not None and study.n_trials > count:
-        yield ["study", "n_trials"], f"is {study.n_trials}, and the grid has {count} designs; lower it"
-
-
-def _trial_files(
-    folder: Path, trial: TrialTable, space: Mapping[str, object] | None, require: Sequence[str], formulas: Iterable[str]
-) -> Iterator[tuple[list[str], str]]:
-    """Yield what is wrong with the inputs, and with their templates where the space is known."""
-    try:
-        files = walk_inputs(folder, trial.inputs)
-        for what in script_mistakes(files, trial.command or ""):
-            yield ["trial", "command"], what
-        if space is not None:
-            designs = DesignSpace(space, require)
-            check_templates(
-                files,
-                designs.always,
-                trial.template.delimiters,
-                elsewhere={*designs.used, *formulas},
-                sometimes=designs.sometimes,
-            )
-    except ConfigError as error:
-        yield from ((["trial", "inputs"], line) for line in str(error).splitlines())
-
-
-def _line(document: Document, table: str, error: Mapping[str, Any]) -> str:
+def _mistake(document: Document, table: str, error: Mapping[str, Any]) -> Mistake:
     # pydantic names the branch of [space]'s union, and "[key]" where the name itself is wrong
     loc = [part for part in error["loc"] if part != "[key]"]
     tag = loc.pop(1) if table == "space" and len(loc) > 1 else None

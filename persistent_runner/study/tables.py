@@ -22,9 +22,9 @@ from persistent_runner.study.fields import (
     StudyName,
     Text,
 )
-from persistent_runner.study.formula import FormulaText
+from persistent_runner.study.formula import ConditionText
 from persistent_runner.study.samplers import SamplerChoice
-from persistent_runner.study.space import Constant, Identifier
+from persistent_runner.study.space import Identifier, Value
 
 
 class Table(BaseModel):
@@ -36,7 +36,7 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
 
-Design = dict[Identifier, Constant]
+Design = dict[Identifier, Value]
 """The parameters of a design that is to be tried first; what is left out is the sampler's to choose."""
 
 
@@ -63,7 +63,7 @@ class StudyTable(Table):
     there is no cap."""
     max_time: Duration | None = Field(default=None, examples=["12h"])
     """The longest that one start may take. Without it there is no limit but the walltime of each lease."""
-    require: Annotated[tuple[FormulaText, ...], Field(strict=False)] = Field(
+    require: Annotated[tuple[ConditionText, ...], Field(strict=False)] = Field(
         default=(), examples=[["thickness < chord / 4"]]
     )
     """Formulas over the parameters that a design must meet; one that does not is never run."""

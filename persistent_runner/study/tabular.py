@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from persistent_runner.spelling import did_you_mean
+from persistent_runner.spelling import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,10 +167,11 @@ class Table:
             )
         count = names.count(column.strip())
         if not count:
-            near = did_you_mean(column, names)
+            near = f'did you mean "{found}"?' if (found := nearest(column, names)) else ""
             if column.strip().isdecimal():
                 near = f"for the number of a column leave out the quotes: column = {column.strip()}"
-            raise ValueError(f'the column "{column}" is not there; {near} (columns: {", ".join(names)})')
+            there = f"{f'{near} The' if near else 'the'} columns are {', '.join(names)}"
+            raise ValueError(f'the column "{column}" is not there; {there}')
         if count > 1:
             places = [n for n, name in enumerate(names, 1) if name == column.strip()]
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The text of a study.toml with the command line's `--set` on top, and where in it each mistake lies."""
+"""The text of a study.toml with the command line's options on top, and where in it each mistake lies."""
 
 from __future__ import annotations
 
@@ -9,43 +9,78 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import ConfigError
-from persistent_runner.spelling import did_you_mean
+from persistent_runner.spelling import did_you_mean, nearest
+from persistent_runner.study.syntax import Keys, in_words, key_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 FILE_NAME = "study.toml"
 # an API key of the platform is 40 hexadecimal digits
 _SECRET = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{40}(?![0-9A-Za-z])")
-_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?$")
-_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake in one line for people, and what is to be mended: a file, or an option of the command line."""
+
+    text: str
+    mend: str
+
+
+def config_error(mistakes: Sequence[Mistake]) -> ConfigError:
+    """Return one error that tells all mistakes, and what is to be mended."""
+    places = " and ".join(dict.fromkeys(mistake.mend for mistake in mistakes))
+    return ConfigError(
+        "\n".join(dict.fromkeys(mistake.text for mistake in mistakes)), remedy=f"Mend {places}; nothing was leased."
+    )
 
 
 @dataclass(frozen=True)
 class Document:
-    """A study.toml as plain data, with the line of each key and the keys that `--set` gave."""
+    """A study.toml as plain data, with the line of each key, and the option of the command line that gave a key."""
 
     file: Path
     data: dict[str, Any]
-    lines: dict[tuple[str, ...], int]
-    from_command_line: frozenset[tuple[str, ...]]
+    lines: dict[Keys, int]
+    options: dict[Keys, str]
 
-    def mistake(self, keys: Sequence[str | int], what: str) -> str:
-        """Return one line for people: file, table, key, line number where it is known, what, what to do."""
-        path = tuple(key for key in keys if isinstance(key, str))
-        depth = 2 if path[0] in ("metrics", "constraints") else 1
-        place = f"[{'.'.join(path[:depth])}]"
-        for key in keys[depth:]:
-            place += f"[{key}]" if isinstance(key, int) else (" " if place.endswith("]") else ".") + key
-        if any(path[: len(given)] == given for given in self.from_command_line):
-            return f"--set: {place}: {what}"
+    def place(self, keys: Sequence[str | int]) -> str:
+        """Return where a key stands, for people: file, table, key, and line number where it is known."""
+        name, path = _name_of(keys), tuple(keys)
+        if option := self._option(path):
+            return f"{option.partition(' ')[0]}: {name}"
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
-        return f"{self.file.name}: {place}{f' (line {line})' if line else ''}: {what}"
+        return f"{self.file.name}: {name}{f' (line {line})' if line else ''}"
+
+    def mistake(self, keys: Sequence[str | int], what: str, file: Path | None = None) -> Mistake:
+        """Return what is wrong with a key; a mistake of another `file` is mended there, and may have no key."""
+        text = f"{self.place(keys)}: {what}" if keys else what
+        return Mistake(text, str(file or self._option(tuple(keys)) or self.file))
+
+    def _option(self, path: Keys) -> str | None:
+        return next((option for given, option in self.options.items() if path[: len(given)] == given), None)
 
 
-def read(path: Path, sets: Sequence[str] = ()) -> Document:
-    """Return the study of a folder or a file; ConfigError where there is none, or it is not TOML."""
+def _name_of(keys: Sequence[str | int]) -> str:
+    """Return the name of a table or a key as people write it: `[metrics.drag] column`, `[[start]] 2, height`."""
+    table, *rest = keys
+    if table == "start" and rest and isinstance(rest[0], int):
+        return ", ".join([f"[[start]] {rest[0] + 1}", *map(str, rest[1:])])
+    if table in ("metrics", "constraints") and rest:
+        table = f"{table}.{rest.pop(0)}"
+    place = f"[{table}]"
+    for key in rest:
+        place += f"[{key}]" if isinstance(key, int) else (" " if place.endswith("]") else ".") + key
+    return place
+
+
+def read(path: Path, sets: Iterable[str] = (), options: Mapping[str, str] | None = None) -> Document:
+    """Return the study of a folder or a file; ConfigError where there is none, or it is not TOML.
+
+    `sets` are the command line's `table.key=value`; `options` are the same by the names of other options.
+    """
     file = _find(path).resolve()
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -62,8 +97,12 @@ def read(path: Path, sets: Sequence[str] = ()) -> Document:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file.name} is not TOML: {error}", remedy=f"Mend that line of {file}.") from None
-    return Document(file, data, _lines(text), frozenset(_set(data, given) for given in sets))
+        raise ConfigError(
+            f"{file.name}, {in_words(text, str(error))}", remedy=f"Mend {file}; nothing was leased.", file=file
+        ) from None
+    given = {_set(data, each): f"--set {each.partition('=')[0].strip()}" for each in sets}
+    given |= {_set(data, each): option for option, each in (options or {}).items()}
+    return Document(file, data, key_lines(text), given)
 
 
 def _find(path: Path) -> Path:
@@ -72,16 +111,30 @@ def _find(path: Path) -> Path:
     if path.is_dir():
         file = path / FILE_NAME
         if not file.is_file():
-            others = sorted(child.name for child in path.iterdir() if child.suffix == ".toml")
-            raise ConfigError(f"there is no {FILE_NAME} in {path}; {did_you_mean(FILE_NAME, others)}")
+            raise ConfigError(f"there is no {FILE_NAME} in {path}", remedy=_study_near(path))
         return file
     if path.parent.is_dir():
-        names = sorted(child.name for child in path.parent.iterdir())
-        raise ConfigError(f"there is no study {path}; in {path.parent}: {did_you_mean(path.name, names)}")
+        children = sorted(path.parent.iterdir())
+        if near := nearest(path.name, (child.name for child in children)):
+            raise ConfigError(f'there is no study {path}; did you mean "{path.parent / near}"?')
+        studies = [child.name for child in children if child.suffix == ".toml" or (child / FILE_NAME).is_file()]
+        there = did_you_mean(path.name, studies, none="there is no other study either")
+        raise ConfigError(f"there is no study {path}; in {path.parent} {there}")
     raise ConfigError(f"there is no study {path}; there is no folder {path.parent} either")
 
 
-def _set(data: dict[str, Any], given: str) -> tuple[str, ...]:
+def _study_near(folder: Path) -> str:
+    """Return what to do where a folder has no study.toml."""
+    others = sorted(child for child in folder.iterdir() if child.suffix == ".toml")
+    if others:
+        return f"A study of another name is run by its file: run-study {others[0]}"
+    above = folder.absolute().parent
+    if (above / FILE_NAME).is_file():
+        return f"The folder above has one: run-study {above}"
+    return "Write one, or make it from a deck that runs already: persistent-runner init DECK"
+
+
+def _set(data: dict[str, Any], given: str) -> Keys:
     key, equals, raw = given.partition("=")
     keys = tuple(key.strip().split("."))
     if not equals or len(keys) < 2 or not all(keys):
@@ -105,23 +158,6 @@ def _value(raw: str) -> object:
     except tomllib.TOMLDecodeError:
         return raw
     return parsed["value"] if len(parsed) == 1 else raw
-
-
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """Return the first line of each table and key. A key inside a text of several lines may be counted too."""
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            table = _parts(header[1])
-            found.setdefault(table, number)
-        elif key := _KEY.match(line):
-            found.setdefault((*table, *_parts(key[1])), number)
-    return found
-
-
-def _parts(dotted: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in dotted.split("."))
 
 
 def explain(error: Mapping[str, Any]) -> str:

@@ -71,6 +71,15 @@ def test_windows_line_ends(folder: Path, shell: str, script: str) -> None:
     assert "LF line ends (dos2unix)" in remedy
 
 
+@pytest.mark.parametrize("command", ["bash rnu.sh", "dash rnu.sh", "sh rnu.sh", "bash -e rnu.sh"])
+def test_a_script_that_is_not_there(folder: Path, command: str) -> None:
+    """A shell that was given a file to run looks for that file, and for no command of its name."""
+    code, what, remedy = run(folder, "bash", f"{command} || exit 127")
+    assert (code, what) == (127, " (127: there is no file rnu.sh in the working directory)")
+    assert "among the inputs" in remedy
+    assert "./rnu.sh" not in remedy
+
+
 def test_windows_line_ends_as_other_shells_say_it() -> None:
     """Older and newer bash, env, and a script whose lines a shell reads itself."""
     for code, line in (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from typing import Any
 
 import optuna
 import pytest
 from pydantic import TypeAdapter
 
-from persistent_runner.study.design import DesignSpace
+from persistent_runner.study.design import DesignSpace, NoValue
 from persistent_runner.study.space import Parameter
 from persistent_runner.study.storage import quiet_optuna
 
@@ -80,8 +82,13 @@ def test_the_same_seed_gives_the_same_designs_with_and_without_conditions() -> N
     [
         ({"area": {"expr": "chort * 2"}}, (), ["space", "area", "expr"], 'did you mean "chord"'),
         ({"x": {"type": "float", "low": 0, "high": 1, "when": "rib > 1"}}, (), ["space", "x", "when"], '"ribs"'),
-        ({"a": {"expr": "b"}, "b": {"expr": "c + 1"}, "c": {"expr": "a"}}, (), ["space"], "a -> b -> c -> a"),
-        ({"a": {"expr": "a + 1"}}, (), ["space"], "a -> a"),
+        (
+            {"a": {"expr": "b"}, "b": {"expr": "c + 1"}, "c": {"expr": "a"}},
+            (),
+            ["space", "a", "expr"],
+            "a -> b -> c -> a",
+        ),
+        ({"a": {"expr": "a + 1"}}, (), ["space", "a", "expr"], "a -> a"),
         ({}, ("thicknes < 1",), ["study", "require"], 'did you mean "thickness"'),
         ({}, ("chord < 3",), ["study", "require"], "nothing in it is varied"),
     ],
@@ -107,10 +114,36 @@ def test_by_how_much_a_design_is_not_allowed() -> None:
 
 
 def test_what_no_design_can_meet() -> None:
-    """Many random designs are looked at; one that is allowed is enough."""
-    assert space(WING, "thickness > 0.3").is_impossible()
-    assert not space(WING, "thickness > 0.19", "ribs == 8").is_impossible()
-    assert not space(WING).is_impossible()
+    """Many random designs are looked at; one that is allowed is enough. Else each condition is told with its share."""
+    said = space(WING, "thickness > 0.3").why_impossible()
+    assert said.startswith("none of 2000 designs drawn at random meets it: thickness > 0.3 by 0; mend it")
+    said = space(WING, "thickness > 0.1", "thickness < 0.09", "sqrt(slot - 2) > 0").why_impossible()
+    counts = [int(count) for count in re.findall(r" by (\d+)", said)]
+    assert len(counts) == 3
+    assert counts[0] > 1000 > counts[1] > 300
+    assert "each is met" in space(WING, "thickness > 0.1", "thickness < 0.09").why_impossible()
+    assert space(WING, "thickness > 0.19", "ribs == 8").why_impossible() == ""
+    assert space(WING).why_impossible() == ""
+
+
+def test_a_formula_without_a_value_is_told_by_its_parameter() -> None:
+    """What follows, what is varied, and what is allowed may each have none for some design."""
+    roots = {"x": {"type": "float", "low": 0, "high": 1}, "root": {"expr": "sqrt(x - 2)"}}
+    with pytest.raises(NoValue, match=r"root: sqrt\(x - 2\) \(x = 0.5\): ") as caught:
+        space(roots).complete({"x": 0.5})
+    assert caught.value.keys == ["space", "root", "expr"]
+    assert space(roots, "x < 2").violation({"x": 0.5})[0] == math.inf
+    assert space({"x": roots["x"]}, "sqrt(x - 2) > 1").violation({"x": 0.5})[0] == math.inf
+    condition = space({"x": roots["x"], "y": roots["x"] | {"when": "1 / x > 2"}})
+    with pytest.raises(NoValue, match="divides by zero"):
+        condition.suggest(optuna.trial.FixedTrial({"x": 0.0, "y": 0.5}))  # type: ignore[arg-type]
+
+
+def test_a_condition_over_a_metric_belongs_elsewhere() -> None:
+    """A metric is known after the run, when it is too late not to run the design."""
+    ((keys, what),) = space(WING, "mass < 100").mistakes(metrics=["mass"])
+    assert keys == ["study", "require"]
+    assert what == "mass < 100: mass is a metric, which is known after the run only; use [constraints]"
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from persistent_runner.study.extract import Extract, formula_mistakes
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"file": "a"}, "needs exactly one of column, regex, json, function and expr"),
-        ({"file": "a", "column": "a", "regex": "(a)"}, "needs exactly one of"),
+        (
+            {"file": "a"},
+            'needs exactly one of column, regex, json, function and expr, such as column = "drag"; it has none',
+        ),
+        ({"file": "a", "column": "a", "regex": "(a)"}, "it has column and regex"),
         ({"expr": "1", "function": "a.py:f"}, "needs exactly one of"),
-        ({"file": "a", "column": " "}, "needs exactly one of"),
+        ({"file": "a", "column": " "}, "its column is empty"),
         ({"file": "a", "column": 0}, "0 is no column; they are counted from 1"),
         ({"file": "a", "column": -1}, "-1 is no column"),
         ({"file": "a", "column": True}, "must be a column's name in quotes, or its number"),
@@ -90,5 +93,5 @@ def test_formulas_that_cannot_work() -> None:
             'drag / lft + pi: there is no metric and no parameter "lft"; did you mean "lift"?',
         ),
         (["metrics", "lift", "expr"], "width * chord: width is a metric and a parameter; rename one of them"),
-        (["metrics"], "an expr goes in a circle: a -> b -> a; break it"),
+        (["metrics", "a", "expr"], "an expr goes in a circle: a -> b -> a; break it"),
     ]

@@ -250,15 +250,24 @@ def test_a_function_that_fails_is_the_trials_failure(study: Path, work: OwnMachi
         (
             POST,
             METRICS.replace("post.py:files", "pots.py:files"),
-            r'\[metrics\.files\] function: .*did you mean "post\.py"',
+            r'study\.toml: \[metrics\.files\] function \(line 32\): .*did you mean "post\.py"',
         ),
         (
             POST,
             METRICS.replace("post.py:files", "post.py:file"),
             r'post\.py has no function "file"; did you mean "files"',
         ),
-        (POST.replace("folder):", "):"), METRICS, r"\[metrics\.files\] function: .* cannot be called as files\(path\)"),
-        ("1 / 0", METRICS, r"\[metrics\.worst\] function: running (?s:.*)ZeroDivisionError"),
+        (
+            POST.replace("folder):", "):"),
+            METRICS,
+            r"\[metrics\.files\] function \(line 32\): .* cannot be called as files\(path\)",
+        ),
+        ("1 / 0", METRICS, r"\[metrics\.worst\] function \(line 30\): running (?s:.*)ZeroDivisionError"),
+        (
+            "import vtk_of_nobody.io",
+            METRICS,
+            r"(?s)No module named 'vtk_of_nobody'.*Install vtk_of_nobody beside .*: pip install vtk_of_nobody\. Nothing",
+        ),
     ],
 )
 def test_a_function_that_is_not_there_is_told_before_money_is_spent(
@@ -296,7 +305,11 @@ def test_a_python_objective_is_found(study: Path) -> None:
     [
         ("", "beem.py:objective", r'there is no file .*beem\.py; did you mean "beam\.py"\?'),
         ("def objectiv(trial, work): ...", "beam.py:objective", 'no function "objective"; did you mean "objectiv"'),
-        ("objective = 3", "beam.py:objective", 'has no function "objective"; there are none'),
+        (
+            "objective = 3",
+            "beam.py:objective",
+            'beam\\.py has no function "objective"; it has no function at all\nNothing was leased',
+        ),
         ("def objective(trial): ...", "beam.py:objective", r"cannot be called as objective\(trial, work\)"),
         ("raise SystemExit(1)", "beam.py:objective", "SystemExit"),
         ("def objective(", "beam.py:objective", r"beam\.py\", line 1\n"),

@@ -109,3 +109,17 @@ def test_a_baseline_that_failed_is_the_baseline_when_it_runs_again(folder: RunFo
     asked = [found[0] for found in (proposals.next(), proposals.next()) if found is not None]
     assert [Proposals.mark(trial) for trial in asked] == [{"baseline": True}, {}]
     assert retried(folder) == 2
+
+
+def test_a_condition_without_a_value_is_a_design_that_is_not_allowed(folder: RunFolder) -> None:
+    """Which parameters it has nobody can say: it never runs, and the study goes on."""
+    flap = FloatParameter(low=0.0, high=1.0, when="1 / x > 0")
+    designs = DesignSpace({"x": SPACE["x"], "flap": flap})
+    study = a_study("random", designs, folder)
+    proposals = Proposals(study, folder, designs)
+    study.enqueue_trial({"x": 0.0})
+    assert proposals.next() is None
+    assert is_rejected(study.trials[0])
+    assert "flap: 1 / x > 0 (x = 0.0) divides by zero" in str(study.trials[0].user_attrs)
+    study.enqueue_trial({"x": 0.1})
+    assert proposals.next() is not None
