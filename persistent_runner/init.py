@@ -78,9 +78,10 @@ def init_study(
         proposed=proposed,
         delimiters=free_delimiters(marked),
     )
-    _write(folder, files, marked, study)
+    answered = asks and (not params or not command or bool(proposed))
+    wrong = _write(folder, files, marked, study, answered=answered)
     say(folder, files, marked, study, left=left, sample=sample)
-    for warning in [*_doubts(files, study), *_missing(decks, texts, files), *_compressed(texts)]:
+    for warning in [*wrong, *_doubts(files, study), *_missing(decks, texts, files), *_compressed(texts)]:
         click.echo(f"Warning: {warning}", err=True)
     return folder
 
@@ -166,8 +167,13 @@ def _unchanged(files: Sequence[InputFile], sample: Path) -> set[str]:
     }
 
 
-def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy) -> None:
-    """Write the whole study, or nothing."""
+def _write(
+    folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], study: NewStudy, *, answered: bool
+) -> list[str]:
+    """Write the whole study, or nothing; return what is wrong with it where a person has `answered` questions for it.
+
+    Options are given again with one line; what somebody has typed is not thrown away.
+    """
     bytes_of = {deck.path: deck.template(study.marks, study.delimiters) for deck in marked}
     templates = {file.source.resolve(): bytes_of[file.path] for file in files if file.path in bytes_of}
     try:
@@ -178,11 +184,17 @@ def _write(folder: Path, files: Sequence[InputFile], marked: Sequence[Deck], stu
             (folder / FILE_NAME).write_text(study.toml(), encoding="utf-8", newline="\n")
             if study.metrics and study.solver:
                 _load(folder)
+        except ConfigError as error:
+            if answered:
+                return [error.message]
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
         raise ConfigError(f"{error.filename or folder} cannot be written: {error.strerror}") from None
+    return []
 
 
 def _load(folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_person_at_a_terminal_is_asked(place: Place) -> None:
         place,
         (WHICH, "77"), (WHICH, "mass"), (WHICH, "1"), ("Name [height]", ""), ("Low [0.05]", "0.01"),
         ("High [0.15]", "0.2"), (WHICH, "3:8"), ("Name [x]", "ribs"), ("Low [2]", ""), ("High [6]", ""), (WHICH, ""),
-        ("runs this deck", "python3 solve.py"), ("Which are read", "3"), ("mass (minimize", "maximize"),
+        ("runs this deck", "sed -n 2p beam.txt"), ("Which are read", "3"), ("mass (minimize", "maximize"),
         deck="case",
     )  # fmt: skip
     assert '"77" is neither a number from 1 to 3 nor a range of them, such as 2-5, nor LINE:COLUMN' in screen
@@ -119,6 +119,24 @@ def test_a_person_at_a_terminal_is_asked(place: Place) -> None:
         "ribs": {"type": "int", "low": 2, "high": 6},
     }
     assert study["objectives"] == {"mass": "maximize"}
+
+
+def test_what_was_typed_is_not_thrown_away(place: Place) -> None:
+    """A command that cannot run is named, and stands in the study for its author to mend."""
+    case = place.folder / "case"
+    case.mkdir()
+    (case / "beam.txt").write_text("height = 0.10\n")
+    (place.folder / "done" / "report.csv").write_text("step,mass\n1,0.4\n")
+    screen = talk(
+        place,
+        (WHICH, "1"), ("Name [height]", ""), ("Low [0.05]", ""), ("High [0.15]", ""), (WHICH, ""),
+        ("runs this deck", "python3 solve.py"), ("Which are read", "3"), ("mass (minimize", ""),
+        deck="case",
+    )  # fmt: skip
+    assert "Warning: " in screen
+    assert "solve.py" in screen.partition("Warning: ")[2]
+    made = (place.folder / "study" / "study.toml").read_text("utf-8")
+    assert 'command = "python3 solve.py"' in made
 
 
 def test_numbers_stand_below_what_they_belong_to_and_are_looked_for(place: Place) -> None:

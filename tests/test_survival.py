@@ -75,6 +75,39 @@ def kill(driver: Driver) -> None:
     driver.end()
 
 
+def test_what_ended_on_a_cluster_that_is_gone_is_fetched(place) -> None:
+    """The driver is killed, its trials end, the cluster ends itself: the next start has their results from its files."""
+    line = place.gated(n_trials=4)
+    with place.platform() as platform:
+        first = place.start(*line, **SHORT)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+        second = place.run(*line, **SHORT)
+    assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
+    assert place.counts == Counter("0123")
+    rows = place.rows()
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 4
+    assert [row["attempts"] for row in rows] == ["1"] * 4
+    assert all(row["value"] == row["params_x"] for row in rows)
+    assert (place.runs / "tiny/trials/00000/command-1.log").exists()
+
+
+def test_what_ran_otherwise_on_a_cluster_that_is_gone_runs_again(place) -> None:
+    """Nothing is taken from a command that was another one: its result would be of another study."""
+    line = place.gated(n_trials=2)
+    with place.platform() as platform:
+        first = place.start(*line, **SHORT)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+        second = place.run(*line, "--set", "trial.outputs=['*.json']", **SHORT)
+    assert "attempt 1 ran something else than the study does now" in second.said
+    assert place.counts == Counter("0011")
+
+
 def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
     """SIGKILL while trials run: the next start goes on with the same job, and each command has run once (row D1)."""
     line = place.gated()
