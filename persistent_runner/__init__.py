@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         RunnerError,
         SetupFailed,
         TrialFailed,
+        ValueMisfit,
     )
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.leasing import lease
@@ -92,6 +93,7 @@ __all__ = [
     "RunnerError",
     "SetupFailed",
     "TrialFailed",
+    "ValueMisfit",
     "WorkDir",
     "lease",
     "optimize",

@@ -4,6 +4,7 @@
 
     RunnerError
     +-- ConfigError               study.toml, a template or a setting is wrong    nothing was spent; mend it     exit 2
+    |   +-- ValueMisfit           a value is too wide for its field
     +-- PlatformError
     |   +-- PlatformUnavailable   429 with Retry-After, 5xx on GET, time-outs     the same request again         exit 5
     |   +-- PlatformRefused       400 401 403 404, quota                          stop the study                 exit 3
@@ -77,6 +78,10 @@ class ConfigError(RunnerError):
         super().__init__(message, remedy=remedy)
         self.file = file
         self.key = key
+
+
+class ValueMisfit(ConfigError):
+    """A parameter's value does not fit where a template has it; another design's may."""
 
 
 class PlatformError(RunnerError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import ConfigError, ValueMisfit
 from persistent_runner.formats import FILTERS, number_of, text_of
 from persistent_runner.inputs import TEMPLATE_SUFFIX, InputFile, lexical, path_in, read_input
 from persistent_runner.spelling import did_you_mean
@@ -212,7 +212,8 @@ def _fill(deck: Deck, parameters: Mapping[str, object], delimiters: Delimiters, 
         try:
             done.append(text_of(_compiled(piece.source)(dict(parameters))))
         except (ArithmeticError, TypeError, ValueError) as error:
-            raise piece.wrong(error) from None
+            wrong = piece.wrong(error)
+            raise ValueMisfit(wrong.message, file=wrong.file) from None
     return "".join(done)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.crash import crash_point
-from persistent_runner.errors import ParametersInvalid, ResultMissing
+from persistent_runner.errors import ParametersInvalid, ResultMissing, ValueMisfit
 from persistent_runner.remote.workdir import command_hash, pushed
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
@@ -104,7 +104,12 @@ class CommandObjective:
     def __call__(self, trial: BoundTrial, work: Work) -> Outcome:
         """Run one attempt; raises the TrialFailed that stopped it."""
         spec = self._spec
-        work.push(*spec.trial.inputs, **self.parameters(trial.params))
+        try:
+            work.push(*spec.trial.inputs, **self.parameters(trial.params))
+        except ValueMisfit as error:
+            raise ParametersInvalid(
+                error.message, remedy="Widen the field in the template, or exclude such designs by require."
+            ) from None
         crash_point("pushed")
         work.run(spec.command_text, timeout=spec.trial.timeout, stall=spec.trial.stall, outputs=spec.output_patterns)
         crash_point("ended")

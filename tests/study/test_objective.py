@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from persistent_runner.errors import CommandFailed, ConfigError, ResultMissing
+from persistent_runner.errors import CommandFailed, ConfigError, ParametersInvalid, ResultMissing
 from persistent_runner.inputs import walk_inputs
 from persistent_runner.render import render_inputs
 from persistent_runner.study.objective import CommandObjective, load_python_objective
@@ -171,6 +171,16 @@ def test_one_wrong_number_fails_the_trial(study: Path, work: OwnMachine) -> None
         CommandObjective(spec)(ask(spec, width=1.5, alloy="$(id)"), work)
 
 
+def test_a_value_that_does_not_fit_its_field_fails_the_trial(study: Path, work: OwnMachine) -> None:
+    """Another design's may: the study goes on, and the template's line is named."""
+    deck = next(study.rglob("*.j2"))
+    deck.write_text("a line\n@{ width | width(2) }@\n" + deck.read_text())
+    spec = StudySpec.load(study)
+    with pytest.raises(ParametersInvalid, match=rf"{deck.name}, line 2: .*does not fit into 2 columns"):
+        CommandObjective(spec)(ask(spec, width=1.25, alloy="$(id)"), work)
+    assert work.ran == []
+
+
 def test_a_failing_command_is_the_trials_failure(study: Path, work: OwnMachine) -> None:
     """Nothing is read after a command that failed."""
     (study / "case" / "solver.py").write_text("raise SystemExit(3)")
@@ -250,7 +260,7 @@ def test_a_function_that_fails_is_the_trials_failure(study: Path, work: OwnMachi
         (
             POST,
             METRICS.replace("post.py:files", "pots.py:files"),
-            r'study\.toml: \[metrics\.files\] function \(line 32\): .*did you mean "post\.py"',
+            r'study\.toml: \[metrics\.files\] function \(line 33\): .*did you mean "post\.py"',
         ),
         (
             POST,
@@ -260,9 +270,9 @@ def test_a_function_that_fails_is_the_trials_failure(study: Path, work: OwnMachi
         (
             POST.replace("folder):", "):"),
             METRICS,
-            r"\[metrics\.files\] function \(line 32\): .* cannot be called as files\(path\)",
+            r"\[metrics\.files\] function \(line 33\): .* cannot be called as files\(path\)",
         ),
-        ("1 / 0", METRICS, r"\[metrics\.worst\] function \(line 30\): running (?s:.*)ZeroDivisionError"),
+        ("1 / 0", METRICS, r"\[metrics\.worst\] function \(line 31\): running (?s:.*)ZeroDivisionError"),
         (
             "import vtk_of_nobody.io",
             METRICS,
