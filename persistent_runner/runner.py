@@ -39,6 +39,7 @@ from persistent_runner.study.proposals import put_failed, put_first, retried
 from persistent_runner.study.reread import reread
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
+from persistent_runner.study.reuse import Reusing
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.spending import spent
 from persistent_runner.study.storage import folder_of, open_study, root_cause
@@ -259,6 +260,8 @@ def run_study(
             if read_again:
                 log.info("Nothing was run; the same line without --reread goes on.")
             elif settled(run.study) < total:
+                if isinstance(objective, CommandObjective) and spec.study.reuse:
+                    objective = Reusing(objective, folder)
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
                 with _counted(cluster, run) as held:
                     shown = display(spec.study.name, held) if display else contextlib.nullcontext()

@@ -246,3 +246,24 @@ def test_a_rehearsal_on_the_files_of_a_finished_run(place) -> None:
     assert "1 of the metrics cannot be read. Nothing was leased." in wrong.out
     assert "there is no folder" in go(place, study, "--check", "--sample", "nowhere", code=2).said
     assert "--sample goes with --check" in go(place, study, "--sample", sample, code=2).said
+
+
+def test_a_design_that_was_run_is_answered_from_its_result(place) -> None:
+    """Over all starts, as long as nothing has changed: then it is another design."""
+    study = a_study(place, 'echo ran >> "$RAN"\ncp parameters.json result.json\n', n_trials=12)
+    ran = place.folder / "ran"
+    text = (study / "study.toml").read_text("utf-8").replace("[study]", "[study]\nreuse = true")
+    text = text.replace(
+        'x = { type = "float", low = 0.0, high = 1.0 }', 'x = { type = "categorical", choices = [1, 2] }'
+    )
+    text = text.replace("env = {", f"env = {{ RAN = {json.dumps(str(ran))},")
+    (study / "study.toml").write_text(text, "utf-8")
+    go(place, study, "--max-concurrent", "1")
+    said = go(place, study, "--n-trials", "20").said
+    assert "has the design of trial" in said
+    assert ran.read_text() == "ran\n" * 2
+    assert [row["value"] for row in place.rows()] == [f"{float(row['params_x'])}" for row in place.rows()]
+    (study / "case/solve.sh").write_text('echo ran >> "$RAN"\necho \'{"x": 7}\' > result.json\n')
+    go(place, study, "--n-trials", "21", "--accept-changed")
+    assert ran.read_text() == "ran\n" * 3
+    assert place.rows()[-1]["value"] == "7.0"

@@ -69,6 +69,8 @@ def _numbers(trial: TrialTable, parts: Mapping[str, Any], tables: Mapping[str, A
     if trial.objective:
         if metrics:
             yield Flaw(["metrics"], f"the objective {trial.objective} returns its values itself; remove the table")
+        if "study" in parts and parts["study"].reuse:
+            yield Flaw(["study", "reuse"], f"goes with a command; what {trial.objective} does nobody can compare")
         return
     if not metrics:
         yield Flaw(["metrics"], "is missing; say how a number is read, in a table such as [metrics.drag]")

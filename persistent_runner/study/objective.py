@@ -73,6 +73,10 @@ class BoundTrial(Protocol):
     """A trial whose parameters are known already."""
 
     @property
+    def number(self) -> int:
+        """Which trial it is."""
+
+    @property
     def params(self) -> dict[str, Any]:
         """The value of each parameter."""
 

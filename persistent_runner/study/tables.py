@@ -53,6 +53,9 @@ class StudyTable(Table):
     own is `"module:callable"`: of a module of the study's folder, or of an installed one."""
     seed: Annotated[int, Field(ge=0)] | None = Field(default=None, examples=[7])
     """Makes the sampler's choices repeatable. Without it they differ from start to start."""
+    reuse: bool = Field(default=False, examples=[True])
+    """Whether a design that was run already is answered from its result: of this run folder, with the same deck, setup,
+    command and readers. No command runs for it."""
     storage: Storage = Field(default="sqlite", examples=["sqlite:////data/wing.db"])
     """Where Optuna keeps the study: `"sqlite"` is a file in the run folder; else the address of any storage of
     Optuna's."""

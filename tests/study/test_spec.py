@@ -341,7 +341,6 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("[study]", "[study]\nreuse = true"),
         ("[trial]", '[trial]\nkeep_outputs = "all"'),
         ("[trial]", "[trial]\nstage_ahead = 1"),
     ],
