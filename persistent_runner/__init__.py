@@ -16,7 +16,7 @@
     5  study/    spec across tables fields toml syntax | space design formula samplers | extract readers tabular
          functions objective
          loop proposals pilot failures standby committed fuse stopping tenure outbox progress resume returned
-         content reread reuse | run_folder storage spending summary results | schema reference
+         content reread reuse known | run_folder storage spending summary results | schema reference
          deck context candidates leftovers solver | sample printed new
        rescale/  api fields | client catalogue states transport
     4  pool.py  spread.py                      trials onto nodes; how they share the cores

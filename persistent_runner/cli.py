@@ -48,6 +48,7 @@ Exit codes: 0 done and released; 1 the study failed; 2 usage, study.toml, templa
 @click.option("--new", metavar="NAME", help="Begin a new study under this name.")
 @click.option("--accept-changed", is_flag=True, help="Go on though deck, setup, command or readers have changed.")
 @click.option("--retry-failed", is_flag=True, help="Run the designs of failed trials again; accepts changes.")
+@click.option("--import", "known", type=_FOLDER, metavar="FILE.csv", help="Add designs whose results are known.")
 @click.option("--reread", "read_again", is_flag=True, help="Read all results anew out of the kept files; runs nothing.")
 @click.option("--no-pilot", is_flag=True, help="The deck is proven: do not let the first trial run alone.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before money is spent.")
@@ -94,7 +95,7 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
 def _check(study: str, *, as_json: bool, **options: Any) -> int:
     from persistent_runner.check import check_study, text_of
 
-    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again", "no_pilot"}
+    of_a_lease = {"force_stop", "keep", "yes", "accept_changed", "retry_failed", "read_again", "no_pilot", "known"}
     found = check_study(study, **{name: value for name, value in options.items() if name not in of_a_lease})
     click.echo(json.dumps(found, indent=1) if as_json else text_of(found))
     accepted = options["accept_changed"] or options["retry_failed"] or options["read_again"]

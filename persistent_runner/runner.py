@@ -30,6 +30,7 @@ from persistent_runner.pool import Pool
 from persistent_runner.salvage import salvage
 from persistent_runner.settings import load_settings
 from persistent_runner.study.content import PARTS, check_unchanged, digest_of
+from persistent_runner.study.known import add_known
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
@@ -221,6 +222,7 @@ def run_study(
     accept_changed: bool = False,
     retry_failed: bool = False,
     read_again: bool = False,
+    known: str | Path | None = None,
     no_pilot: bool = False,
     confirm: Callable[[str, bool], None] = lambda line, _: log.info(line),
     display: Callable[[str, ClusterLease], contextlib.AbstractContextManager[Any]] | None = None,
@@ -230,10 +232,11 @@ def run_study(
     `keep` leaves the cluster to another study for that long, where this one ended well. `accept_changed` goes on with a
     study whose deck, setup, command or readers have changed since it has results; so does `retry_failed`, which runs
     the designs of its failed trials again. `read_again` only reads all results anew out of the kept files, by readers
-    that may have changed, and runs nothing. With `no_pilot` the first trial does not run alone. `confirm` gets the line
-    before money is spent and whether any is, and raises to refuse. `display` makes what is shown while it runs: a
-    context manager with `show(progress)`. Raises RunnerErrors whose `exit_code` says how
-    `run-study` ends; whatever ends it, the lease is released first and the tables are written.
+    that may have changed, and runs nothing. `known` is a table of designs whose results are known. With `no_pilot` the
+    first trial does not run alone. `confirm` gets the line before money is spent and whether any is, and raises to
+    refuse. `display` makes what is shown while it runs: a context manager with `show(progress)`. Raises RunnerErrors
+    whose `exit_code` says how `run-study` ends; whatever ends it, the lease is released first and the tables are
+    written.
     """
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     kept = _kept(keep)
@@ -255,6 +258,7 @@ def run_study(
                 accept_changed=accept_changed,
                 retry_failed=retry_failed,
                 read_again=read_again,
+                known=known,
             )
         try:
             if read_again:
@@ -316,6 +320,7 @@ def _begin(
     accept_changed: bool,
     retry_failed: bool,
     read_again: bool,
+    known: str | Path | None,
 ) -> tuple[str, int]:
     """Bring a study to where this start goes on; return the digest of what it runs and how many trials it is to have.
 
@@ -334,6 +339,8 @@ def _begin(
         put_first(run.study, spec, folder)
     if retry_failed:
         put_failed(run.study, folder)
+    if known is not None:
+        add_known(spec, run.study, Path(known))
     return digest_of(content), spec.study.n_trials + retried(folder)
 
 

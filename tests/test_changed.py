@@ -267,3 +267,19 @@ def test_a_design_that_was_run_is_answered_from_its_result(place) -> None:
     go(place, study, "--n-trials", "21", "--accept-changed")
     assert ran.read_text() == "ran\n" * 3
     assert place.rows()[-1]["value"] == "7.0"
+
+
+def test_known_designs_count_as_none_that_ran(place) -> None:
+    """They are in the table, may be the best, and leave the first trial to run alone; the same line adds them once."""
+    study = a_study(place, GOOD, n_trials=2)
+    known = place.folder / "known.csv"
+    known.write_text("x,y\n0.5,-7\n")
+    first = go(place, study, "--import", known)
+    assert "1 designs, 1 of them new" in first.said
+    assert "Best: y = -7 in trial 0" in first.out
+    assert "The first trial left 1 file" in first.said
+    go(place, study, "--import", known, "--n-trials", "3")
+    assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 4
+    assert len(place.events("tiny", "start")) == 3
+    known.write_text("x,y\n1.5,-7\n")
+    assert "row 2, column x: 1.5 is outside 0 to 1" in go(place, study, "--import", known, code=2).said

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from persistent_runner.study.proposals import is_feasible, is_rejected
+from persistent_runner.study.proposals import is_feasible, is_imported, is_rejected
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 
 def settled(study: optuna.Study) -> int:
-    """Return how many trials are in a final state; a design that was not allowed and never ran is none."""
+    """Return how many trials have run to a final state."""
     return sum(settled_by_state(study).values())
 
 
 def settled_by_state(study: optuna.Study) -> dict[str, int]:
-    """Return how many trials are in each final state."""
+    """Return how many trials have run to each final state; what was not allowed, or imported, never ran."""
     trials = study.get_trials(deepcopy=False)
-    return Counter(trial.state.name for trial in trials if trial.state.is_finished() and not is_rejected(trial))
+    ran = [trial for trial in trials if not is_rejected(trial) and not is_imported(trial)]
+    return Counter(trial.state.name for trial in ran if trial.state.is_finished())
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Progress:
     """How far a study is, for whoever shows it.
 
     `best` is (number, value) of one objective and among the feasible trials, else None; `others` are trials that other
-    drivers run now, `out_of_time` whether `max_seconds` ended the start before the total.
+    drivers run now, `out_of_time` whether `max_seconds` ended the start before the total. What was imported never ran,
+    and may still be the best.
     """
 
     total: int = 0
@@ -110,7 +112,7 @@ class Progress:
     def count(self, study: optuna.Study) -> None:
         """Count the trials of a study anew."""
         trials = [trial for trial in study.get_trials(deepcopy=False) if not is_rejected(trial)]
-        states = [trial.state for trial in trials]
+        states = [trial.state for trial in trials if not is_imported(trial)]
         self.complete = states.count(TrialState.COMPLETE)
         self.failed = states.count(TrialState.FAIL)
         self.pruned = states.count(TrialState.PRUNED)

@@ -56,6 +56,10 @@ def retried(folder: RunFolder) -> int:
     return sum(record["kind"] == "retried" for record in folder.journal())
 
 
+IMPORTED = "imported"
+"""Of what run a trial is that came from elsewhere: of none, so nothing settles it or reads it again."""
+
+
 class Proposals:
     """The next trials of a study, asked for by the main thread.
 
@@ -120,6 +124,11 @@ class Proposals:
 def is_rejected(trial: optuna.trial.FrozenTrial) -> bool:
     """Return whether a design was not allowed and never ran."""
     return bool((trial.user_attrs.get(USER_ATTRIBUTE) or {}).get("rejected"))
+
+
+def is_imported(trial: optuna.trial.FrozenTrial) -> bool:
+    """Return whether a result came from elsewhere."""
+    return (trial.user_attrs.get(USER_ATTRIBUTE) or {}).get("run") == IMPORTED
 
 
 def is_feasible(trial: optuna.trial.FrozenTrial) -> bool:
