@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from persistent_runner.errors import (
     CommandFailed,
@@ -44,18 +44,33 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _one_or_several(kind: str, title: str) -> WithJsonSchema:
+    several = {"type": "array", "items": {"type": kind}}
+    return WithJsonSchema({"anyOf": [{"type": kind}, several], "title": title})
+
+
+Patterns = Annotated[
+    tuple[Annotated[str, AfterValidator(_pattern)], ...],
+    Field(strict=False),
+    BeforeValidator(_as_tuple),
+    _one_or_several("string", "text, or list of texts"),
+]
+ExitCodes = Annotated[
+    tuple[int, ...],
+    Field(strict=False),
+    BeforeValidator(_as_tuple),
+    _one_or_several("integer", "whole number, or list of them"),
+]
+
+
 class FailureRule(Table):
     """[failures.CLASS]: how a class of failures is known, and what is done about it."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
-    pattern: Annotated[
-        tuple[Annotated[str, AfterValidator(_pattern)], ...], Field(strict=False), BeforeValidator(_as_tuple)
-    ] = Field(default=(), examples=["Floating point exception"])
+    pattern: Patterns = Field(default=(), examples=["Floating point exception"])
     """A regular expression, or several, of which the end of the command's log has one. It comes before what is known
     without it."""
-    exit_code: Annotated[tuple[int, ...], Field(strict=False), BeforeValidator(_as_tuple)] = Field(
-        default=(), examples=[65]
-    )
+    exit_code: ExitCodes = Field(default=(), examples=[65])
     """The exit code of the command, or several of which it has one."""
     do: Action | None = Field(default=None, examples=["infeasible"])
     """`"fail"` tells the sampler that the trial failed, `"infeasible"` that its design is not allowed. `"retry"` runs

@@ -52,6 +52,7 @@ class _Page:
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
+        self._told: dict[str, str] = {}  # keys of tables within tables, by where they stand first
 
     def lines(self) -> Iterator[str]:
         """Yield the blocks of the page, each with its own line ends."""
@@ -104,8 +105,13 @@ class _Page:
             yield f"{indent}- **`{key}`** ({self._type(of)}; {default}){example}  "
             yield _wrapped(of["description"], indent + "  ")
             inner = self._resolved(of.get("items", of))
-            if "properties" in inner:
+            if "properties" not in inner:
+                continue
+            first = self._told.setdefault(json.dumps(inner["properties"]), key)
+            if first == key:
                 yield from self._keys(inner, indent + "  ")
+            else:
+                yield f"{indent}  Its keys are those of `{first}`."
         if not indent:
             yield ""
 

@@ -16,6 +16,7 @@ import optuna
 import sqlalchemy
 
 from persistent_runner.errors import ConfigError
+from persistent_runner.recovery import Backoff, recover
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.run_folder import RunFolder
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60  # how long a writer waits for another one
+_MADE_SECONDS = 3.0  # for another driver to make the tables of a storage
 _ANOTHER_STUDY = "Put the settings back, or begin a new study with --new NAME."
 
 
@@ -42,7 +44,7 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
         if storage != "sqlite":
             url = sqlalchemy.engine.make_url(storage) if "://" in storage else None
             if url is None or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query:
-                return optuna.storages.get_storage(storage)
+                return _shared_storage(storage)
             database = Path(url.database)  # relative to the current folder, as everywhere
         with contextlib.closing(_connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -52,6 +54,16 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
             engine_kwargs={"creator": lambda: _connect(database), "poolclass": sqlalchemy.pool.QueuePool},
         )
         return optuna.storages.get_storage(opened)
+
+
+def _shared_storage(storage: str) -> BaseStorage:
+    """Open a storage that others may make at the same moment: then their tables are in the way once, and are there."""
+    made_by_others = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
+    return recover(
+        lambda: optuna.storages.get_storage(storage),
+        {kind: lambda _: log.info("another driver makes the study's storage now") for kind in made_by_others},
+        Backoff(first=0.2, most=1, total=_MADE_SECONDS),
+    )
 
 
 @contextlib.contextmanager

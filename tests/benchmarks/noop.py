@@ -70,6 +70,7 @@ def _by_link(connection: fabric.Connection, repeats: int) -> Row:
                 env={},
                 cores=1,
                 timeout=None,
+                stall=None,
                 files=[("input", b"x", 0o644)],
                 outputs=["input"],
             ).result(60)

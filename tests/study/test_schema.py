@@ -115,6 +115,8 @@ def test_the_examples_of_others_are_accepted() -> None:
         "metrics.drag.below=forces .*set TIP",
         'metrics.ratio={ expr = "2 * drag" }',
         "constraints.drag={ max = 1 }",
+        'failures.licence={ pattern = "no licence", exit_code = [65, 66] }',
+        'failures.mesh={ pattern = ["a", "b"], exit_code = 1, do = "infeasible" }',
         "baseline.thickness=0.1",
     ],
 )
@@ -141,7 +143,6 @@ def test_what_the_models_accept_is_accepted(study: Path, given: str) -> None:
         "study.max_cost=0",
         'study.max_time="12 hours"',
         "study.max_time=12",
-        "study.reuse=true",
         'cluster.core_type=""',
         "cluster.cores=true",
         'cluster.priority="low"',
