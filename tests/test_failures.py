@@ -11,9 +11,11 @@ ROWS = [line for line in (TESTS / "failures.md").read_text("utf-8").splitlines()
 WANTED = {
     *(f"A{n}" for n in range(1, 23)),
     *(f"L{n}" for n in range(1, 19)),
-    *(f"S{n}" for n in (1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 16)),
-    *(f"D{n}" for n in (1, 2, 3, 4, 5, 8, 12, 13, 15)),
-    *(f"U{n}" for n in (1, 4, 6)),
+    *(f"S{n}" for n in range(1, 17)),
+    *(f"R{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10, 12)),
+    *(f"D{n}" for n in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15)),
+    *(f"T{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12)),
+    *(f"U{n}" for n in (1, 3, 4, 5, 6)),
 }
 
 
