@@ -94,10 +94,6 @@ def make_sampler(
     name = options.pop("name")
     if name not in _CLASSES:
         return _own(name, options, seed, folder)
-    package, modules = _NEEDS.get(name, ("", ()))
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ValueError(f"{name} needs {' and '.join(missing)}; install it with: pip install {package}")
     import optuna  # 0.3 s that --help need not pay
 
     make = getattr(optuna.samplers, _CLASSES[name])
@@ -107,6 +103,10 @@ def make_sampler(
             raise ValueError(f"{name} has no option {key}; {did_you_mean(key, known)}")
         if not _is_a(value, kind := _kind(known[key])):
             raise ValueError(f"{name}'s {key} must be {_WORDS[kind]}, not {shown(value)}")
+    package, modules = _NEEDS.get(name, ("", ()))
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ValueError(f"{name} needs {' and '.join(missing)}; install it with: pip install {package}")
     try:
         if name == "grid":
             return _make_grid(distributions, seed)
