@@ -13,8 +13,8 @@ from persistent_runner.crash import crash_point
 from persistent_runner.errors import PlatformError, TrialFailed
 from persistent_runner.rescale.files import below
 from persistent_runner.site import choose_platform
-from persistent_runner.study.proposals import Proposals
-from persistent_runner.study.resume import owner
+from persistent_runner.study.committed import facts_of
+from persistent_runner.study.resume import Result, commit, owner
 
 if TYPE_CHECKING:
     import threading
@@ -159,24 +159,8 @@ class _Attempt:
         trial = self._trial
         if trial.state == TrialState.WAITING:  # only a trial that runs is told
             study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # noqa: SLF001 - as `give_back`
-        facts = {
-            "run": self._folder.run_id,
-            "metrics": outcome.metrics,
-            "failure": "",
-            "attempts": self._attempt,
-            "seconds": round(seconds, 4),
-            "cost": None,
-            "node": "",
-            "folder": f"trials/{trial.number:05d}",
-        } | Proposals.mark(trial)
+        facts = facts_of(self._folder, trial, self._attempt, seconds, metrics=outcome.metrics)
         crash_point("salvaging")
-        self._folder.commit(
-            kind="result",
-            trial=trial.number,
-            state=TrialState.COMPLETE.name,
-            values=list(outcome.values),
-            params=trial.params,
-            facts=facts,
-            constraints=outcome.constraints,
-        )
+        result = Result(TrialState.COMPLETE, outcome.values, facts, outcome.constraints)
+        commit(self._folder, trial.number, trial.params, result)
         crash_point("salvaged")

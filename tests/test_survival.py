@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from persistent_runner.local_platform.attach import Attachment
     from tests.driving import Driver
 
 QUICK = {"PERSISTENT_RUNNER_BEAT": "0.2s", "PERSISTENT_RUNNER_KEEPER_TICK": "0.2s"}
@@ -75,15 +76,20 @@ def kill(driver: Driver) -> None:
     driver.end()
 
 
+def trials_end_on_a_cluster_that_ends(place: Gated, platform: Attachment, line: tuple[object, ...]) -> None:
+    """Kill a driver while two trials run, let these end, and wait until the cluster has ended itself."""
+    first = place.start(*line, **SHORT)
+    place.until_two_run()
+    kill(first)
+    place.go.touch()
+    until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+
+
 def test_what_ended_on_a_cluster_that_is_gone_is_fetched(place) -> None:
     """The driver is killed, its trials end, the cluster ends itself: the next start has their results from its files."""
     line = place.gated(n_trials=4)
     with place.platform() as platform:
-        first = place.start(*line, **SHORT)
-        place.until_two_run()
-        kill(first)
-        place.go.touch()
-        until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+        trials_end_on_a_cluster_that_ends(place, platform, line)
         second = place.run(*line, **SHORT)
     assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
     assert place.counts == Counter("0123")
@@ -98,11 +104,7 @@ def test_what_ran_otherwise_on_a_cluster_that_is_gone_runs_again(place) -> None:
     """Nothing is taken from a command that was another one: its result would be of another study."""
     line = place.gated(n_trials=2)
     with place.platform() as platform:
-        first = place.start(*line, **SHORT)
-        place.until_two_run()
-        kill(first)
-        place.go.touch()
-        until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+        trials_end_on_a_cluster_that_ends(place, platform, line)
         second = place.run(*line, "--set", "trial.outputs=['*.json']", **SHORT)
     assert "attempt 1 ran something else than the study does now" in second.said
     assert place.counts == Counter("0011")

@@ -120,9 +120,11 @@ class Settler:
             return False
         going = not (state.ended or state.ending or record.entry.state == "releasing")
         kept = record.entry.state == "kept"
-        misfit = wanted.misfit(record.entry) if going and (own or kept) and wanted is not None else ""
-        if going and (own or kept) and wanted is not None and not misfit:
-            return True
+        misfit = ""
+        if going and (own or kept) and wanted is not None:
+            misfit = wanted.misfit(record.entry)
+            if not misfit:
+                return True
         if own and not kept:
             self._end(record, wait=True, why=misfit)
         else:

@@ -31,6 +31,19 @@ def whole_log(folder: Path, seq: int) -> Path:
     return folder / f"command-{seq + 1}.log"
 
 
+def end_of_last_log(folder: Path, most: int) -> str:
+    """Return the last bytes, at most so many, of the last command's whole log; empty where none is kept."""
+    logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))
+    if not logs:
+        return ""
+    try:
+        with logs[-1].open("rb") as file:  # which may have many megabytes
+            file.seek(max(0, logs[-1].stat().st_size - most))
+            return printable(file.read())
+    except OSError:
+        return ""
+
+
 def live_log(folder: Path, seq: int) -> Path:
     """Return where the log of a running command grows."""
     return folder / f"command-{seq + 1}.live"

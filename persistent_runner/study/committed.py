@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
 from persistent_runner.crash import crash_point
 from persistent_runner.redaction import redact
 from persistent_runner.study.proposals import Proposals
-from persistent_runner.study.resume import Result
+from persistent_runner.study.resume import Result, commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import optuna
 
     from persistent_runner.study.objective import Outcome
     from persistent_runner.study.outbox import Outbox
     from persistent_runner.study.progress import Running
     from persistent_runner.study.run_folder import RunFolder
+
+
+def facts_of(
+    folder: RunFolder,
+    trial: optuna.Trial | optuna.trial.FrozenTrial,
+    attempt: int,
+    seconds: float,
+    *,
+    metrics: dict[str, float],
+    failure: str = "",
+    price: float | None = None,
+    node: str = "",
+) -> dict[str, Any]:
+    """Return what the table of trials shows beside Optuna's own facts; `price` is a trial's per hour."""
+    return {
+        "run": folder.run_id,
+        "metrics": metrics,
+        "failure": redact(failure),
+        "attempts": attempt,
+        "seconds": round(seconds, 4),
+        "cost": None if price is None else round(price * seconds / 3600, 6),
+        "node": node,
+        "folder": f"trials/{trial.number:05d}",
+    } | Proposals.mark(trial)
 
 
 class Results:
@@ -56,27 +82,19 @@ class Results:
         RunnerError where it cannot be written.
         """
         number = running.trial.number
-        facts = {
-            "run": self._folder.run_id,
-            "metrics": outcome.metrics if outcome else {},
-            "failure": redact(failure),
-            "attempts": running.attempt,
-            "seconds": round(seconds, 4),
-            "cost": None if self._price is None else round(self._price * seconds / 3600, 6),
-            "node": self._node(),
-            "folder": f"trials/{number:05d}",
-        } | Proposals.mark(running.trial)
+        facts = facts_of(
+            self._folder,
+            running.trial,
+            running.attempt,
+            seconds,
+            metrics=outcome.metrics if outcome else {},
+            failure=failure,
+            price=self._price,
+            node=self._node(),
+        )
         values = list(outcome.values) if outcome else None
         result = Result(state, values, facts, outcome.constraints if outcome else constraints or {})
-        self._folder.commit(
-            kind="result",
-            trial=number,
-            state=state.name,
-            values=values,
-            params=running.params,
-            facts=facts,
-            constraints=result.constraints,
-        )
+        commit(self._folder, number, running.params, result)
         crash_point("result-recorded")
         self._outbox.put(running.trial, result)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why

@@ -16,7 +16,7 @@ from persistent_runner.errors import (
     LeaseLost,
     ParametersInvalid,
 )
-from persistent_runner.printable import printable
+from persistent_runner.remote.live_log import end_of_last_log
 from persistent_runner.study.tables import Table
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Verdict:
 def judge(error: TrialFailed, folder: Path, rules: FailuresTable | None) -> Verdict:
     """Return of what class a trial's failure is, whose local folder is `folder`: by the user's rules first."""
     rules = rules or FailuresTable()
-    log = _end_of_log(folder)
+    log = end_of_last_log(folder, _END)
     code = error.exit_code_of_command if isinstance(error, CommandFailed) else None
     name = next(_by_rules(rules, log, code), "") or _by_itself(error, log, code)
     rule: FailureRule = getattr(rules, name)
@@ -164,12 +164,3 @@ def _by_itself(error: TrialFailed, log: str, code: int | None) -> str:
         return "out_of_memory"
     found = next((name for name, words in _KNOWN.items() if words.search(log)), "unknown")
     return "diverged" if found == "unknown" and code == _DIVIDED_BY_ZERO else found
-
-
-def _end_of_log(folder: Path) -> str:
-    """Return the end of the last command's log; empty where none is kept."""
-    logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))
-    try:
-        return printable(logs[-1].read_bytes()[-_END:]) if logs else ""
-    except OSError:
-        return ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ResultMissing
-from persistent_runner.printable import printable
 from persistent_runner.remote.explain import last_lines
+from persistent_runner.remote.live_log import end_of_last_log
 from persistent_runner.study.proposals import StudyFailed
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class Pilot:
         message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
         folder = self._folder.path / f"trials/{number:05d}"
         if is_read:  # many a solver ends with 0 whatever has happened
-            logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))
-            for path in logs[-1:]:
-                message += f"\nThe last lines of the log:\n{last_lines(printable(path.read_bytes()[-_END:]))}"
+            message += f"\nThe last lines of the log:\n{last_lines(end_of_last_log(folder, _END))}"
         way_in = self._way_in(f"{number:05d}.{attempt}")
         lines = [
             error.remedy,

@@ -15,7 +15,7 @@ from persistent_runner.redaction import redact
 from persistent_runner.study.objective import CommandObjective
 from persistent_runner.study.proposals import is_rejected
 from persistent_runner.study.results import USER_ATTRIBUTE
-from persistent_runner.study.resume import owner
+from persistent_runner.study.resume import Result, commit, owner
 from persistent_runner.study.storage import open_storage, open_study
 
 if TYPE_CHECKING:
@@ -112,15 +112,8 @@ def _commit(folder: RunFolder, trial: optuna.trial.FrozenTrial) -> None:
     constraints = {
         key.removeprefix(_CONSTRAINT): value for key, value in trial.system_attrs.items() if key.startswith(_CONSTRAINT)
     }
-    folder.commit(
-        kind="result",
-        trial=trial.number,
-        state=trial.state.name,
-        values=trial.values,
-        params=trial.params,
-        facts=trial.user_attrs[USER_ATTRIBUTE],
-        constraints=constraints,
-    )
+    result = Result(trial.state, trial.values, trial.user_attrs[USER_ATTRIBUTE], constraints)
+    commit(folder, trial.number, trial.params, result)
 
 
 def _close(storage: Any) -> None:

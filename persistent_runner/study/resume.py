@@ -96,6 +96,22 @@ class Result:
     constraints: dict[str, float] = field(default_factory=dict)
 
 
+def commit(folder: RunFolder, number: int, params: dict[str, Any], result: Result) -> None:
+    """Write a result into the journal: from here on it is never lost and its trial never runs again.
+
+    RunnerError where it cannot be written.
+    """
+    folder.commit(
+        kind="result",
+        trial=number,
+        state=result.state.name,
+        values=None if result.values is None else list(result.values),
+        params=params,
+        facts=result.facts,
+        constraints=result.constraints,
+    )
+
+
 def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
     """Tell a study what came of a trial; once more does nothing."""
     with contextlib.suppress(UpdateFinishedTrialError):  # told before, and the answer was lost
