@@ -377,7 +377,7 @@ class Loop:
                 running.params = running.trial.params
         self._results.commit(running, state, seconds, **result)
         self._fuse.saw(state)
-        self._standby.saw(state)
+        self._standby.saw_an_end()
         self._tenure.saw(seconds)
         self.progress.saw(seconds)
 

@@ -7,8 +7,6 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from optuna.trial import TrialState
-
 from persistent_runner.duration import format_duration
 from persistent_runner.study.proposals import StudyFailed
 
@@ -111,7 +109,6 @@ class Standby:
         """Return how many trials may run or wait at a time."""
         return 0 if self._is_paused else max(1, capacity - self._fewer)
 
-    def saw(self, state: TrialState) -> None:
-        """Note the end of a trial: after a good one what the others waited for is there again."""
-        if state == TrialState.COMPLETE:
-            self._wait, self._fewer, self._is_paused = FIRST_WAIT, 0, False
+    def saw_an_end(self) -> None:
+        """Note that a trial has ended for good: it ran, so what the others waited for is there again."""
+        self._wait, self._fewer, self._is_paused = FIRST_WAIT, 0, False

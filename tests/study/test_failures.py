@@ -181,6 +181,21 @@ def test_a_full_disk_lets_no_other_trial_start(folder: RunFolder) -> None:
     assert states(study) == ["COMPLETE"] * 4
 
 
+def test_a_pause_ends_with_the_trial_that_tried(folder: RunFolder) -> None:
+    """When that one fails for a reason of its own there is room again, and the study goes on."""
+    study = new_study("memory")
+    rules = FailuresTable.model_validate({"disk_full": {"exit_code": 28}})
+    codes = [28, 1]
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if trial.number == 0:
+            raise failed(codes.pop(0))
+        return value_of(trial, work)
+
+    a_loop(study, folder, objective, limits=Limits(3), failures=rules, capacity=1).run()
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
 def test_a_class_may_be_infeasible(folder: RunFolder) -> None:
     """Then the sampler keeps away, and no number of these in a row ends the study."""
     study = new_study("memory")
