@@ -13,6 +13,7 @@ from tests.pools import DEADLINE
 from tests.studies.trial_here import mpi_compiles
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from pathlib import Path
 
     from persistent_runner.remote.workdir import WorkDir
@@ -70,27 +71,27 @@ def test_trials_do_not_share_machines(pools: Pools) -> None:
     pool = pools.pool(pools.lease(core_type="marble", cores=16), trial_cores=8)
     assert pool.capacity == 2
 
+    begun = [threading.Event() for _ in range(3)]
+
     def task(work: WorkDir) -> set[str]:
-        work.run(
-            f"{MACHINES} > seen; cp seen ../seen-{work.number}; until [ -e ../end-{work.number} ]; do sleep 0.01; done"
-        )
+        script = f"{MACHINES} > seen; echo begun; until [ -e ../end-{work.number} ]; do sleep 0.01; done"
+        work.run(script, on_line=lambda _: begun[work.number].set())
         return set(machines(work.pull("seen").read_text()))
 
-    def end(number: int) -> None:
-        pool.submit(90 + number, 1, lambda work: work.run(f"touch ../end-{number}")).result(60)
+    def start(number: int) -> Future[set[str]]:
+        future = pool.submit(number, 1, task)
+        assert begun[number].wait(DEADLINE)
+        return future
 
-    futures = [pool.submit(number, 1, task) for number in range(2)]
-    for number in range(2):
-        pool.submit(
-            80 + number, 1, lambda work, n=number: work.run(f"until [ -e ../seen-{n} ]; do sleep 0.01; done")
-        ).result(60)
-    end(1)
-    second = futures[1].result(60)
-    futures.append(pool.submit(2, 1, task))
-    end(2)
-    third = futures[2].result(60)
-    end(0)
-    first = futures[0].result(60)
+    def end(number: int, future: Future[set[str]]) -> set[str]:
+        """Let a trial end; nothing else may be starting, since the command for it takes machines as a trial does."""
+        pool.submit(90 + number, 1, lambda work: work.run(f"touch ../end-{number}")).result(DEADLINE)
+        return future.result(DEADLINE)
+
+    futures = [start(0), start(1)]
+    second = end(1, futures[1])
+    third = end(2, start(2))
+    first = end(0, futures[0])
     assert [len(first), len(second), len(third)] == [2, 2, 2]
     assert not first & second
     assert third == second
