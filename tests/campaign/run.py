@@ -36,12 +36,11 @@ def campaign(
     kills: int,
     seeds: Iterable[int],
     together: int = 6,
-    package: Path | None = None,
     say: Callable[[str], object] = lambda _: None,
 ) -> Found:
     """Play so many schedules of deaths, and those of the seeds; each breach is said as it is found."""
     found = Found()
-    with Stage(folder, package) as stage, ThreadPoolExecutor(together) as pool:
+    with Stage(folder) as stage, ThreadPoolExecutor(together) as pool:
 
         def play(name: str, crashes: tuple[str, ...], seed: int | None) -> None:
             played = stage.play(crashes, [] if seed is None else schedule.events(seed))

@@ -7,17 +7,16 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from persistent_runner.account import write_profile
 from persistent_runner.errors import ConfigError
 from persistent_runner.local_platform.attach import make_key_pair
 from persistent_runner.local_platform.local import FAST, LocalRescale
+from tests.campaign.driver import Driver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 TRIALS = 5
 SECONDS = 0.4  # of a trial, times one, two or three
 STARTS = 12  # of a driver before it counts as never done
+LOOK_SECONDS = 0.5  # between two looks at the command lines of a study's processes
 START_SECONDS = 300.0  # for one start: what is asked again waits ever longer
 TICK = 0.5
 IDLE = 20.0
@@ -62,12 +62,11 @@ class Played:
 
 
 class Stage:
-    """The platform, its journal, and what a study needs to run on it. `package` is the folder that is imported from."""
+    """The platform, its journal, and what a study needs to run on it."""
 
-    def __init__(self, folder: Path, package: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journal = folder / "journal.jsonl"
-        self.package = package
         durations = replace(FAST, queued=0.3)
         self.platform = LocalRescale(folder / "platform", durations=durations, journal=self.journal)
         make_key_pair(folder / "id", folder / "keys")
@@ -98,59 +97,46 @@ class Stage:
 
     def _start(self, played: Played, point: str, waiting: list[Event], begun: float) -> int:
         """Run a driver to its end, let happen what is due meanwhile; return its exit code."""
-        with (played.folder / "said.txt").open("ab") as said:
-            process = subprocess.Popen(
-                self._line(played),
-                env=self._environment(played) | {"PERSISTENT_RUNNER_CRASH": point},
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-            )
+        line = [str(played.folder), "--profile", "bench", "--runs-dir", str(played.folder / "runs"), "--no-pilot"]
+        environment = self._environment(played) | {"PERSISTENT_RUNNER_CRASH": point}
+        driver = Driver(line, environment, played.folder / "said.txt")
         deadline = time.monotonic() + START_SECONDS
+        look = 0.0
         try:
-            while process.poll() is None:
+            while not driver.ended(0):
                 now = time.monotonic()
                 if now > deadline:
-                    return 1000  # an endless wait
+                    break
                 if waiting and now - begun >= waiting[0].after:
-                    self._let_happen(waiting, played, process)
+                    self._let_happen(waiting, played, driver)
                     continue
-                due = min([deadline] + [begun + event.after for event in waiting[:1]])
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, min(0.05, due - now)))
-                played.seen += [line for line in command_lines(played.mark) if line not in played.seen]
-            return process.returncode
+                if now >= look:
+                    played.seen += [line for line in command_lines(played.mark) if line not in played.seen]
+                    look = now + LOOK_SECONDS
+                driver.ended(max(0.0, min([look, deadline] + [begun + event.after for event in waiting[:1]]) - now))
+            return driver.code
         finally:
-            process.kill()
-            process.wait()
+            driver.kill()
 
-    def _let_happen(self, waiting: list[Event], played: Played, process: subprocess.Popen[Any]) -> None:
+    def _let_happen(self, waiting: list[Event], played: Played, driver: Driver) -> None:
         event = waiting.pop(0)
         if event.what == "kill":
-            process.kill()
+            driver.kill()
         elif event.what == "suspend":
-            process.send_signal(signal.SIGSTOP)
+            driver.send(signal.SIGSTOP)
             time.sleep(event.options["seconds"])
-            process.send_signal(signal.SIGCONT)
+            driver.send(signal.SIGCONT)
         else:
             try:
                 self.platform.faults.add(event.what, job=f"persistent_runner-{played.name}-*", **event.options)
             except ConfigError:  # no job of the study executes now: it happens once one does
                 waiting.insert(0, replace(event, after=event.after + 0.3))
 
-    def _line(self, played: Played) -> list[str]:
-        program = "import sys; from persistent_runner.cli import run_study; sys.argv[0] = 'run-study'; run_study()"
-        study = str(played.folder)
-        line = [study, "--profile", "bench", "--runs-dir", str(played.folder / "runs"), "--no-pilot"]
-        return [sys.executable, "-c", program, *line]
-
     def _environment(self, played: Played) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PERSISTENT_", "RESCALE_"))}
-        package = {"PYTHONPATH": str(self.package)} if self.package else {}
         return {
             **kept,
             **ENVIRONMENT,
-            **package,
             "HOME": str(played.folder / "home"),
             "XDG_STATE_HOME": str(played.folder / "state"),
             "PERSISTENT_RUNNER_SSH_KEY": str(self.folder / "id"),
