@@ -155,6 +155,7 @@ def test_ranks_run_on_the_machines_of_their_trial(pools: Pools, tmp_path: Path) 
         'echo rank \\$OMPI_COMM_WORLD_RANK, \\$OMPI_COMM_WORLD_LOCAL_RANK of its machine"'
     )
     futures = [pool.submit(number, 1, lambda work: work.run(script, timeout="60s").output) for number in range(2)]
-    for future in futures:
-        ranks = [line for line in future.result(90).splitlines() if line.startswith("rank")]  # mpirun warns of its own
-        assert sorted(ranks) == ["rank 0, 0 of its machine", "rank 1, 0 of its machine"]
+    said = [str(future.exception(90) or future.result()) for future in futures]
+    for printed in said:
+        ranks = [line for line in printed.splitlines() if line.startswith("rank")]  # mpirun warns of its own
+        assert sorted(ranks) == ["rank 0, 0 of its machine", "rank 1, 0 of its machine"], said
