@@ -27,11 +27,12 @@ from persistent_runner.leasing import leased, settle_unneeded
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rehearse, rendered, run_path
 from persistent_runner.pool import Pool
-from persistent_runner.salvage import salvage
+from persistent_runner.salvage import salvage, saver
 from persistent_runner.settings import load_settings
 from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.known import add_known
 from persistent_runner.study.loop import Loop
+from persistent_runner.study.machines import Machines
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.pilot import Pilot, before_the_first
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from persistent_runner.settings import Settings
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.failures import FailuresTable
+    from persistent_runner.study.machines import Saver
     from persistent_runner.study.progress import Progress
     from persistent_runner.study.spec import StudySpec
 
@@ -127,6 +129,7 @@ def _run_trials(
     designs: DesignSpace | None = None,
     digest: str | None = None,
     failures: FailuresTable | None = None,
+    saved: Saver = lambda _: {},
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
 ) -> Progress:
@@ -166,24 +169,27 @@ def _run_trials(
         return Loop(
             study,
             objective,
-            submit=pool.submit,
-            capacity=pool.capacity,
-            stop_running=pool.stop,
-            acknowledge=pool.acknowledge,
+            machines=Machines(
+                submit=pool.submit,
+                capacity=pool.capacity,
+                stop_running=pool.stop,
+                acknowledge=pool.acknowledge,
+                node=lambda: pool.node,
+                where=lambda: pool.where,
+                left=lambda: pool.seconds_left,
+                renew=renew,
+                saved=saved,
+                price=pool.trial_price,
+                most_idle=cluster.guard.orphan_idle.total_seconds(),
+            ),
             folder=folder,
             limits=limits,
             interrupts=interrupts,
             designs=designs,
             pilot=None if digest is None else Pilot(folder, digest, pool.way_in),
-            node=lambda: pool.node,
-            where=lambda: pool.where,
-            left=lambda: pool.seconds_left,
-            renew=renew,
-            price=pool.trial_price,
             catch=catch,
             on_turn=turned,
             failures=failures,
-            most_idle=cluster.guard.orphan_idle.total_seconds(),
         ).run()
     finally:
         pool.close()
@@ -264,6 +270,7 @@ def run_study(
             if read_again:
                 log.info("Nothing was run; the same line without --reread goes on.")
             elif settled(run.study) < total:
+                fetched = saver(folder, objective, settings, interrupts.asked)
                 if isinstance(objective, CommandObjective) and spec.study.reuse:
                     objective = Reusing(objective, folder)
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
@@ -284,6 +291,7 @@ def run_study(
                             designs=None if spec.trial.objective else spec.designs,
                             digest=None if no_pilot else digest,
                             failures=spec.failures,
+                            saved=fetched,
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0

@@ -14,10 +14,13 @@ from persistent_runner.errors import PlatformError, TrialFailed
 from persistent_runner.rescale.files import below
 from persistent_runner.site import choose_platform
 from persistent_runner.study.committed import facts_of
+from persistent_runner.study.machines import Saved
+from persistent_runner.study.objective import CommandObjective
 from persistent_runner.study.resume import Result, commit, owner
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Mapping
     from pathlib import Path
 
     import optuna
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from persistent_runner.rescale.api import File
     from persistent_runner.settings import Settings
     from persistent_runner.site import Site
-    from persistent_runner.study.objective import CommandObjective, Outcome
+    from persistent_runner.study.machines import Saver
     from persistent_runner.study.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -39,31 +42,62 @@ _LOG = ".attempt/0/log"
 def salvage(
     study: optuna.Study, folder: RunFolder, objective: CommandObjective, settings: Settings, stop: threading.Event
 ) -> None:
-    """Commit the results of attempts that ended well and whose cluster has since ended; what is not found runs again.
-
-    Nothing is fetched of a command that was another one than now, by its inputs, outputs and text. A platform that
-    does not answer is a reason to go on without.
-    """
-    attempts = _unfinished(folder)
-    trials = [
-        trial
+    """Commit what `saved` gives of this run's trials that an earlier start left; `settle_earlier` tells it."""
+    left = {
+        trial.number: trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        if owner(trial) == folder.run_id and trial.number in attempts
-    ]
-    if not trials:
-        return
+        if owner(trial) == folder.run_id
+    }
+    found = saved({number: trial.params for number, trial in left.items()}, folder, objective, settings, stop)
+    for number, result in found.items():
+        trial = left[number]
+        if trial.state == TrialState.WAITING:  # only a trial that runs is told
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # noqa: SLF001 - as `give_back`
+        outcome = result.outcome
+        facts = facts_of(folder, trial, result.attempt, result.seconds, metrics=outcome.metrics)
+        crash_point("salvaging")
+        commit(folder, number, trial.params, Result(TrialState.COMPLETE, outcome.values, facts, outcome.constraints))
+        crash_point("salvaged")
+
+
+def saved(
+    trials: Mapping[int, Mapping[str, Any]],
+    folder: RunFolder,
+    objective: CommandObjective,
+    settings: Settings,
+    stop: threading.Event,
+) -> dict[int, Saved]:
+    """Return by trial what its last attempt left, of those that ended well and whose cluster has since ended.
+
+    `trials` are their parameters by number. Nothing is taken of a command that was another one than now, by its
+    inputs, outputs and text. A platform that does not answer is a reason to go on without.
+    """
+    attempts = {number: last for number, last in _unfinished(folder).items() if number in trials}
+    found: dict[int, Saved] = {}
+    if not attempts:
+        return found
     site = choose_platform(settings, stop=stop)
     try:
-        for job_id, mine in _by_ended_job(site, folder, trials, attempts, stop).items():
+        for job_id, mine in _by_ended_job(site, folder, attempts, stop).items():
             listed = site.platform.files.listed(job_id, name=folder.on_node)
-            for trial in mine:
-                attempt = attempts[trial.number][0]
-                saved = below(listed, f"{folder.on_node}/{trial.number:05d}.{attempt}")
-                _Attempt(site, saved, folder, trial, attempt).take(study, objective)
+            for number in mine:
+                attempt = attempts[number][0]
+                files = below(listed, f"{folder.on_node}/{number:05d}.{attempt}")
+                result = _Attempt(site, files, folder, number, attempt).take(objective, trials[number])
+                if result is not None:
+                    found[number] = result
     except PlatformError as error:
         log.warning("What a cluster that is gone may have finished cannot be asked for: %s", error)
     finally:
         site.close()
+    return found
+
+
+def saver(folder: RunFolder, objective: object, settings: Settings, stop: threading.Event) -> Saver:
+    """Return what fetches the results of trials whose cluster is lost; those of a Python study run again."""
+    if not isinstance(objective, CommandObjective):
+        return lambda _: {}
+    return lambda trials: saved(trials, folder, objective, settings, stop)
 
 
 def _unfinished(folder: RunFolder) -> dict[int, tuple[int, str]]:
@@ -78,19 +112,15 @@ def _unfinished(folder: RunFolder) -> dict[int, tuple[int, str]]:
 
 
 def _by_ended_job(
-    site: Site,
-    folder: RunFolder,
-    trials: list[optuna.trial.FrozenTrial],
-    attempts: dict[int, tuple[int, str]],
-    stop: threading.Event,
-) -> dict[str, list[optuna.trial.FrozenTrial]]:
+    site: Site, folder: RunFolder, attempts: Mapping[int, tuple[int, str]], stop: threading.Event
+) -> dict[str, list[int]]:
     """Return the trials by the job that they ran on, of jobs that are over; waits for one that is ending."""
     entries = site.ledger(str(folder.path)).entries()
     jobs = {entry.name: entry.job_id for entry in entries if entry.base_url == site.base_url}
-    found: dict[str, list[optuna.trial.FrozenTrial]] = {}
-    for trial in trials:
-        if job_id := jobs.get(attempts[trial.number][1]):
-            found.setdefault(job_id, []).append(trial)
+    found: dict[str, list[int]] = {}
+    for number, (_, lease) in attempts.items():
+        if job_id := jobs.get(lease):
+            found.setdefault(job_id, []).append(number)
     return {job_id: mine for job_id, mine in found.items() if _is_over(site, job_id, stop)}
 
 
@@ -107,41 +137,37 @@ def _is_over(site: Site, job_id: str, stop: threading.Event) -> bool:
 class _Attempt:
     """One attempt as the platform has saved it: `files` are by path in its working directory."""
 
-    def __init__(
-        self, site: Site, files: dict[str, File], folder: RunFolder, trial: optuna.trial.FrozenTrial, attempt: int
-    ) -> None:
+    def __init__(self, site: Site, files: dict[str, File], folder: RunFolder, number: int, attempt: int) -> None:
         self._files = files
         self._download = site.platform.files.download
-        self._folder = folder
-        self._trial = trial
+        self._number = number
         self._attempt = attempt
-        self._place = folder.path / f"trials/{trial.number:05d}"
+        self._place = folder.path / f"trials/{number:05d}"
 
-    def take(self, study: optuna.Study, objective: CommandObjective) -> None:
-        """Commit what it left, if its command ended well and is the one that would be started now."""
+    def take(self, objective: CommandObjective, params: Mapping[str, Any]) -> Saved | None:
+        """Return what it left, if its command ended well and is the one that would be started now."""
         if _EXIT not in self._files or _COMMAND not in self._files:
-            return
-        number, params = self._trial.number, self._trial.params
+            return None
         try:
             ended = self._read(_EXIT)
             if ended["state"] != "done" or ended["code"] != 0:
-                return
+                return None
             if self._read(_COMMAND)["hash"] != objective.command_hash(params):
-                log.info("trial %d: attempt %d ran something else than the study does now", number, self._attempt)
-                return
+                log.info("trial %d: attempt %d ran something else than the study does now", self._number, self._attempt)
+                return None
             for output in ended["manifest"]:
                 if "sha256" in output and output["path"] in self._files:
                     self._fetch(output["path"], size_bytes=output["size"], sha256=output["sha256"])
             if _LOG in self._files:
                 self._fetch(_LOG, "command-1.log")
-            outcome = objective.read(params, self._place)
+            result = Saved(self._attempt, objective.read(params, self._place), float(ended["seconds"]))
         except (TrialFailed, PlatformError, KeyError, ValueError) as error:
             log.warning(
-                "trial %d: what attempt %d left cannot be used, it runs again: %s", number, self._attempt, error
+                "trial %d: what attempt %d left cannot be used, it runs again: %s", self._number, self._attempt, error
             )
-            return
-        self._commit(study, outcome, ended["seconds"])
-        log.info("trial %d: it had ended on a cluster that is gone; its files are fetched", number)
+            return None
+        log.info("trial %d: it had ended on a cluster that is gone; its files are fetched", self._number)
+        return result
 
     def _fetch(self, path: str, name: str = "", **expected: Any) -> Path:
         return self._download(self._files[path], self._place, name or path, **expected)
@@ -154,13 +180,3 @@ class _Attempt:
         finally:
             copy.unlink()
         return record
-
-    def _commit(self, study: optuna.Study, outcome: Outcome, seconds: float) -> None:
-        trial = self._trial
-        if trial.state == TrialState.WAITING:  # only a trial that runs is told
-            study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # noqa: SLF001 - as `give_back`
-        facts = facts_of(self._folder, trial, self._attempt, seconds, metrics=outcome.metrics)
-        crash_point("salvaging")
-        result = Result(TrialState.COMPLETE, outcome.values, facts, outcome.constraints)
-        commit(self._folder, trial.number, trial.params, result)
-        crash_point("salvaged")

@@ -100,6 +100,30 @@ def test_what_ended_on_a_cluster_that_is_gone_is_fetched(place) -> None:
     assert (place.runs / "tiny/trials/00000/command-1.log").exists()
 
 
+def test_what_ended_while_the_driver_slept_is_fetched(place) -> None:
+    """A laptop is closed: trials end, the cluster ends itself; when it is opened their results are fetched (row U3).
+
+    The cluster that the rest needs is the next one of the same start.
+    """
+    line = place.gated(n_trials=4)
+    with place.platform() as platform:
+        driver = place.start(*line, **SHORT)
+        place.until_two_run()
+        place.fault("ssh", do="blackhole")
+        driver.process.send_signal(signal.SIGSTOP)
+        place.go.touch()
+        until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
+        driver.process.send_signal(signal.SIGCONT)
+        assert driver.end() == 0, driver.said
+        assert len(all_jobs(platform)) == 2
+    assert driver.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
+    assert place.counts == Counter("0123")
+    rows = place.rows()
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 4
+    assert [row["attempts"] for row in rows] == ["1"] * 4
+    assert all(row["value"] == row["params_x"] for row in rows)
+
+
 def test_what_ran_otherwise_on_a_cluster_that_is_gone_runs_again(place) -> None:
     """Nothing is taken from a command that was another one: its result would be of another study."""
     line = place.gated(n_trials=2)
@@ -204,6 +228,7 @@ def test_a_driver_that_dies_between_two_clusters(place) -> None:
         assert unfinished_jobs(platform) == []
         place.go.touch()
         place.run(*line, **LONG)
+        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [row["attempts"] for row in place.rows()] == ["2", "2", "1"]
@@ -393,6 +418,7 @@ def test_a_driver_that_was_held_up_goes_on_with_a_new_cluster(place) -> None:
         place.go.touch()
         assert driver.end() == 0, driver.said
 
+        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
@@ -414,6 +440,7 @@ def test_a_main_loop_that_hangs_gives_no_sign_of_life(place) -> None:
         other.execute("ROLLBACK")
         other.close()
         assert driver.end() == 0, driver.said
+        print(driver.said)
         assert len(all_jobs(platform)) == 2
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
     assert place.counts == {"0": 1, "1": 1, "2": 1}
@@ -457,6 +484,7 @@ def test_a_preempted_cluster_is_replaced(place) -> None:
         until(lambda: sum(place.counts.values()) == 4, "the same trials on another cluster")
         place.go.touch()
         assert driver.end() == 0, driver.said
+        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [(row["state"], row["attempts"]) for row in place.rows()] == [

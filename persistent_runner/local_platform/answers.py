@@ -22,12 +22,13 @@ from persistent_runner.local_platform.fault_kinds import (
     Slow,
     Truncated,
 )
+from persistent_runner.local_platform.faults import Draft
 from persistent_runner.local_platform.http import drop_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from persistent_runner.local_platform.faults import Faults
+    from persistent_runner.local_platform.faults import Faults, Named
     from persistent_runner.local_platform.jobs import Jobs
 
 _PAGE = "<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body><form>Password</form></body></html>\n"
@@ -37,11 +38,10 @@ def spoil_answers(app: Flask, faults: Faults, jobs: Jobs) -> None:
     """Make the orders of `faults` count for the requests to `app`, before anything else is looked at."""
 
     def before() -> Response | None:
-        job_id = (request.view_args or {}).get("job_id")
         name = request.endpoint
         order = faults.take(
             Answer,
-            jobs.get(job_id) if job_id else None,
+            _job(jobs),
             lambda fault: not fault.endpoints or name in fault.endpoints,
         )
         g.fault = order.fault if order else None
@@ -56,6 +56,15 @@ def spoil_answers(app: Flask, faults: Faults, jobs: Jobs) -> None:
 
     app.before_request(before)
     app.after_request(after)
+
+
+def _job(jobs: Jobs) -> Named | None:
+    """Return the job that a request is about, also one that it creates."""
+    if request.endpoint == "create_job":
+        body = request.get_json(silent=True)
+        return Draft(str(body.get("name", ""))) if isinstance(body, dict) else None
+    job_id = (request.view_args or {}).get("job_id")
+    return jobs.get(job_id) if job_id else None
 
 
 def _instead(fault: Fault | None) -> Response | None:

@@ -3,8 +3,7 @@
 An order is an object: `what` and the options of that class below, for example
 `{"what": "status", "endpoints": ["submit_job"], "status": 503, "times": 2}`. Common options: `job` (an id, or a pattern
 of names such as `persistent_runner-wing-*`; absent: any job), `times` (absent: until removed), `probability` with
-`seed`. All times are in seconds. An order for an answer that names a job does not count for the list of jobs and for
-creating one, where there is no job yet.
+`seed`. All times are in seconds. An order for an answer that names a job does not count for the list of jobs.
 """
 
 from __future__ import annotations

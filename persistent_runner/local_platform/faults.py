@@ -28,6 +28,14 @@ class Named(Protocol):
         """Its name."""
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A job that is about to be created."""
+
+    name: str
+    id: str = ""
+
+
 @dataclass(eq=False)
 class Order:
     """An order that is in force: `left` is how often it still counts, `gone` is set when it is removed."""

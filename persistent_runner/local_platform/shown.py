@@ -19,6 +19,7 @@ from persistent_runner.local_platform.fault_kinds import (
     Statuses,
     UnknownStatus,
 )
+from persistent_runner.local_platform.faults import Draft
 from persistent_runner.rescale.api import date_with_offset, date_with_z
 
 if TYPE_CHECKING:
@@ -30,14 +31,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _OF_THE_ANALYSIS = {"analysis", "command", "hardware", "inputFiles", "envVars", "useRescaleLicense"}
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A job that is about to be created."""
-
-    name: str
-    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +95,7 @@ class Shown:
         """Return what is saved of the body of a new job."""
         if not isinstance(body, dict):
             return body
-        faults = self.faults.all_of(Saves, _Draft(str(body.get("name", ""))))
+        faults = self.faults.all_of(Saves, Draft(str(body.get("name", ""))))
         if not faults:
             return body
         changed = copy.deepcopy(body)

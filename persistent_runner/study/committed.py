@@ -12,10 +12,9 @@ from persistent_runner.study.proposals import Proposals
 from persistent_runner.study.resume import Result, commit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import optuna
 
+    from persistent_runner.study.machines import Machines
     from persistent_runner.study.objective import Outcome
     from persistent_runner.study.outbox import Outbox
     from persistent_runner.study.progress import Running
@@ -47,25 +46,12 @@ def facts_of(
 
 
 class Results:
-    """The results of one start. `node` says where trials run now, `price` is a trial's per hour, None if unknown.
+    """The results of one start."""
 
-    `acknowledge(number, attempt)` lets the cluster forget an attempt.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        outbox: Outbox,
-        *,
-        node: Callable[[], str],
-        price: float | None,
-        acknowledge: Callable[[int, int], None],
-    ) -> None:
+    def __init__(self, folder: RunFolder, outbox: Outbox, machines: Machines) -> None:
         self._folder = folder
         self._outbox = outbox
-        self._node = node
-        self._price = price
-        self._acknowledge = acknowledge
+        self._machines = machines
 
     def commit(
         self,
@@ -89,8 +75,8 @@ class Results:
             seconds,
             metrics=outcome.metrics if outcome else {},
             failure=failure,
-            price=self._price,
-            node=self._node(),
+            price=self._machines.price,
+            node=self._machines.node(),
         )
         values = list(outcome.values) if outcome else None
         result = Result(state, values, facts, outcome.constraints if outcome else constraints or {})
@@ -99,6 +85,6 @@ class Results:
         self._outbox.put(running.trial, result)
         if state != TrialState.FAIL:  # what a failed one left on the node may say why
             for attempt in range(1, running.attempt + 1):
-                self._acknowledge(number, attempt)
+                self._machines.acknowledge(number, attempt)
             crash_point("acknowledged")
         self._folder.event("end", trial=number, state=state.name, values=values, seconds=round(seconds, 4))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +42,11 @@ from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.failures import FailuresTable
+    from persistent_runner.study.machines import Machines
     from persistent_runner.study.pilot import Pilot
     from persistent_runner.study.progress import Limits
     from persistent_runner.study.run_folder import RunFolder
@@ -62,15 +61,9 @@ STOP_SECONDS = 20  # how long trials that were told to stop may take
 class Loop:
     """One start of a study.
 
-    `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future. With `designs` the main
-    thread asks for all parameters (study.toml); without, the objective suggests them itself. An exception of the
-    objective's own ends the study unless it is in `catch`. `price` is that of one trial per hour.
-    `acknowledge(number, attempt)` is called when a result is on the disk. `on_turn` is called at least twice a second.
-    `where` names the machines that attempts run on; `left` is how many seconds these are there for;
-    `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to an end of their
-    own and `needs` the seconds that one takes, and raises BudgetSpent where it may not. With a `pilot` one trial runs
-    alone until one is complete. `failures` are the user's rules for failed trials; while these wait, the cluster may
-    idle for `most_idle` seconds.
+    With `designs` the main thread asks for all parameters (study.toml); without, the objective suggests them itself.
+    An exception of the objective's own ends the study unless it is in `catch`. `on_turn` is called at least twice a
+    second. With a `pilot` one trial runs alone until one is complete. `failures` are the user's rules for failures.
     """
 
     def __init__(
@@ -78,53 +71,40 @@ class Loop:
         study: optuna.Study,
         objective: Callable[[optuna.Trial, Any], object],
         *,
-        submit: Callable[[int, int, Callable[[Any], Any]], Future[Any]],
-        capacity: int,
-        stop_running: Callable[[], None],
+        machines: Machines,
         folder: RunFolder,
         limits: Limits,
         interrupts: Interrupts,
         designs: DesignSpace | None = None,
-        node: Callable[[], str] = str,
-        where: Callable[[], str] = str,
-        left: Callable[[], float] = lambda: math.inf,
-        renew: Callable[[int, float], None] = lambda _finished, _needs: None,
-        price: float | None = None,
         catch: tuple[type[Exception], ...] = (),
-        acknowledge: Callable[[int, int], None] = lambda _number, _attempt: None,
         on_turn: Callable[[Progress], None] = lambda _: None,
         pilot: Pilot | None = None,
         failures: FailuresTable | None = None,
-        most_idle: float = math.inf,
     ) -> None:
         self._study = study
         self._objective = objective
-        self._submit = submit
-        self._capacity = capacity
-        self._stop_running = stop_running
+        self._machines = machines
         self._folder = folder
         self._limits = limits
         self._interrupts = interrupts
         self._suggests_itself = designs is None
         self._proposals = Proposals(study, folder, designs)
-        self._where = where
-        self._tenure = Tenure(left)
-        self._renew_cluster = renew
+        self._tenure = Tenure(machines.left)
         self._catch = catch
         self._on_turn = on_turn
         self._pilot = pilot
         self._running: dict[int, Running] = {}
         self._attempts = Attempts()
         self._failures = failures
-        self._standby = Standby(most_idle, start=self._start_again, give_back=self._give_back)
+        self._standby = Standby(machines.most_idle, start=self._start_again, give_back=self._give_back)
         self._given_up = 0  # trials that were lost too often
         self._asked = 0
         self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
-        self._stopping = Stopping(interrupts, stop_running)
+        self._stopping = Stopping(interrupts, machines.stop_running)
         self.progress = Progress(running=self._running)
         self._outbox = Outbox(study, self.progress)
-        self._results = Results(folder, self._outbox, node=node, price=price, acknowledge=acknowledge)
+        self._results = Results(folder, self._outbox, machines)
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
@@ -165,7 +145,7 @@ class Loop:
         while (
             self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
         ):
-            pass
+            self._take_saved()
         if not self._running:
             return bool(self._tenure.lost) or self._waits() or self._may_ask()
         done, _ = concurrent.futures.wait(
@@ -191,7 +171,7 @@ class Loop:
         return True
 
     def _may_ask(self) -> bool:
-        room = self._standby.room(1 if self._pilot and not self.progress.complete else self._capacity)
+        room = self._standby.room(1 if self._pilot and not self.progress.complete else self._machines.capacity)
         if self._fatal is not None or self._interrupts.count or self._outbox or self._under_way >= room:
             return False
         if self._is_out_of_time() or self.progress.out_of_time or not self._tenure.has_time:
@@ -209,10 +189,12 @@ class Loop:
             if tenure.left() <= 0 and not tenure.has_ended:
                 tenure.end()
                 log.warning("The cluster ends now: stopping what runs on it; it starts again on the next one.")
-                self._stop_running()
+                self._machines.stop_running()
             elif tenure.seconds_over > STOP_SECONDS and self._fatal is None:
                 self._fatal = StudyFailed(f"trial {min(self._running)} goes on {STOP_SECONDS} s after its cluster")
             return
+        if not self._is_ending and tenure.lost:
+            self._take_saved()
         if not self._is_ending and (tenure.lost or (not tenure.has_time and self._is_more_wanted())):
             self._renew()
         for running in tenure.take_lost():
@@ -220,6 +202,16 @@ class Loop:
                 self._give_back(running)
             else:
                 self._start_again(running)
+
+    def _take_saved(self) -> None:
+        """Commit what ended while nobody heard of it, on a cluster that is lost; the rest runs again."""
+        lost = self._tenure.lost
+        saved = self._machines.saved({running.trial.number: running.params for running in lost})
+        for running in [running for running in lost if running.trial.number in saved]:
+            found = saved[running.trial.number]
+            self._commit(running, TrialState.COMPLETE, found.seconds, outcome=found.outcome)
+            lost.remove(running)
+        self._outbox.deliver()  # whether another cluster is needed depends on it
 
     @property
     def _is_ending(self) -> bool:
@@ -230,7 +222,7 @@ class Loop:
         """Go on with another cluster, or note why there is none."""
         tenure = self._tenure
         try:
-            self._renew_cluster(self.progress.settled_now - self._given_up, tenure.expected_seconds)
+            self._machines.renew(self.progress.settled_now - self._given_up, tenure.expected_seconds)
             tenure.begin()
             if not tenure.has_time:
                 raise StudyFailed(
@@ -272,13 +264,13 @@ class Loop:
     def _start(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Start the next attempt of a trial."""
         number = trial.number
-        where = self._where()
+        where = self._machines.where()
         attempt = self._attempts.begin(number, where)
         self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
         crash_point("attempt-recorded")
         self._folder.event("start", trial=number, attempt=attempt, params=params)
         self._running[number] = Running(
-            trial, attempt, self._submit(number, attempt, task_of(self._objective, trial)), params
+            trial, attempt, self._machines.submit(number, attempt, task_of(self._objective, trial)), params
         )
         crash_point("launched")
 

@@ -8,23 +8,29 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.campaign.run import campaign, table
+from tests.campaign.run import campaign, named, of_kills, of_seeds, table
+from tests.campaign.stories import STORIES
 
 
 def main() -> int:
     """Play all, print the table and what was broken; return 1 where anything was."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=300, help="schedules of random events")
+    parser.add_argument("--seeds", type=int, default=300, help="studies with random events")
+    parser.add_argument("--kills", type=int, default=1000, help="studies whose driver dies at named points")
+    parser.add_argument("--together", type=int, default=12, help="how many studies are driven at a time")
     parser.add_argument(
-        "--first-seed", type=int, default=1, help="the first of them; with --seeds 1 it is played again"
+        "--play",
+        action="append",
+        metavar="NAME",
+        help=f"this alone: `seed N`, crash points as in told:2,attaching, or one of: {', '.join(STORIES)}",
     )
-    parser.add_argument("--kills", type=int, default=1000, help="schedules of deaths at named points")
-    parser.add_argument("--together", type=int, default=6, help="how many studies are driven at a time")
     options = parser.parse_args()
     begun = time.monotonic()
+    seeds = range(1, options.seeds + 1)
+    alone = {name: named(name) for name in options.play or ()}
     with tempfile.TemporaryDirectory() as folder:
-        seeds = range(options.first_seed, options.first_seed + options.seeds)
-        found = campaign(Path(folder), kills=options.kills, seeds=seeds, together=options.together, say=print)
+        plays = alone or {**of_kills(options.kills), **of_seeds(seeds), **STORIES}
+        found = campaign(Path(folder), plays, together=options.together, say=print)
     print(table(found, time.monotonic() - begun))
     return int(any(found.broken))
 

@@ -11,7 +11,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from persistent_runner import runner  # noqa: F401 - this, Optuna below it, is what takes long
+import alembic.command  # noqa: F401 - these, and Optuna below the next one, are what takes long
+import pandas as pd  # noqa: F401
+
+from persistent_runner import runner  # noqa: F401
 from persistent_runner.cli import run_study
 
 if TYPE_CHECKING:

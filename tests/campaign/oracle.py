@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from tests.campaign.nodes import command_lines
 from tests.campaign.solver import field
-from tests.campaign.stage import IDLE, TICK, TRIALS, command_lines
+from tests.campaign.stage import IDLE, TICK, TRIALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,23 +22,30 @@ if TYPE_CHECKING:
 
     from tests.campaign.stage import Played, Stage
 
-TEARDOWN = 60.0  # seconds that the platform may take to end what is left
+TEARDOWN = 20.0  # seconds that the platform may take to end what is left
+ON_ITS_WAY = 1.0  # seconds in which what was sent already may still begin
 
 
 def verdicts(stage: Stage, played: Played) -> dict[str, list[str]]:
     """Return for each promise what breaks it; empty lists where all is well."""
-    truth = lines(played.folder / "truth.jsonl")
-    results = [line for line in lines(played.runs / "journal.jsonl") if line["kind"] == "result"]
-    checks: dict[str, Callable[[], Iterator[str]]] = {
-        "done": lambda: _done(played),
+    truth = lines(played.truth)
+    results = [line for run in played.runs for line in lines(run / "journal.jsonl") if line["kind"] == "result"]
+    at_once: dict[str, Callable[[], Iterator[str]]] = {
         "each command once": lambda: _once(played, truth),
+        "one job a lease, and it ends": lambda: _jobs(stage, played),
+        "no process is left": lambda: _processes(played),
+        "nothing runs past its end": lambda: _past(played, truth),
+        "no secret": lambda: _secrets(stage, played),
+        "nothing to an unproven host": lambda: _unproven(stage, played, truth),
+    }
+    in_the_end: dict[str, Callable[[], Iterator[str]]] = {
+        "done": lambda: _done(played),
         "nothing finished is lost": lambda: _lost(played, truth, results),
         "no half file": lambda: _half(played, truth),
         "no trial left running": lambda: _left(played),
-        "one job a lease, and it is stopped": lambda: _jobs(stage, played),
-        "no process is left": lambda: _processes(played),
-        "no secret": lambda: _secrets(stage, played),
+        "no design twice": lambda: _designs(played),
     }
+    checks = at_once if played.abandoned else in_the_end | at_once
     return {name: list(check()) for name, check in checks.items()}
 
 
@@ -66,28 +76,30 @@ def _lost(played: Played, truth: list[dict[str, Any]], results: list[dict[str, A
     counts = Counter(line["trial"] for line in results)
     yield from (f"trial {trial} was committed {count} times" for trial, count in counts.items() if count > 1)
     for line in results:
-        if (line["state"], line["values"]) != told.get(line["trial"]):
+        if (line["state"], line["values"] or []) != told.get(line["trial"]):
             yield f"trial {line['trial']} was committed as {line['values']} and told as {told.get(line['trial'])}"
     ends = {(line["number"], line["y"]) for line in truth if line["event"] == "end"}
     for number, (state, values) in told.items():
-        if state != "COMPLETE" or (number, values[0]) not in ends:
+        if hangs(played, number):
+            if state != "FAIL":
+                yield f"trial {number} is {state}, and its solver hangs"
+        elif state != "COMPLETE" or (number, values[0]) not in ends:
             yield f"trial {number} is {state} with {values}, and its solver said {sorted(ends)}"
     if len(told) != TRIALS:
         yield f"{len(told)} trials are told, of {TRIALS}"
-    committed = {line["trial"]: i for i, line in enumerate(results)}
-    table = played.runs / "trials.csv"
+    if set(counts) != set(told):
+        yield f"committed {sorted(counts)}, told {sorted(told)}"
+    table = played.runs[0] / "trials.csv"
     rows = list(csv.DictReader(table.read_text("utf-8").splitlines())) if table.exists() else []
     if {int(row["number"]): float(row["value"]) for row in rows if row["value"]} != {
         number: values[0] for number, (_, values) in told.items() if values
     }:
         yield f"trials.csv has other values: {rows}"
-    if set(committed) != set(told):
-        yield f"committed {sorted(committed)}, told {sorted(told)}"
 
 
 def _half(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
     x_of = {line["number"]: line["x"] for line in truth if line["event"] == "end"}
-    for folder in sorted((played.runs / "trials").glob("[0-9]*")):
+    for folder in sorted(folder for run in played.runs for folder in (run / "trials").glob("[0-9]*")):
         number = int(folder.name)
         for path in sorted(folder.rglob("*")):
             if path.suffix in {".part", ".new"}:
@@ -98,32 +110,54 @@ def _half(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
                 yield f"{kept} is not what the solver wrote"
 
 
+def hangs(played: Played, number: int) -> bool:
+    """Return whether the solver of a trial never ends by itself."""
+    return played.timeout is not None and number % 3 == 2
+
+
+def _past(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the attempts whose command went on while the trial's next one ran already."""
+    starts = {line["attempt"]: line["at"] for line in truth if line["event"] == "start"}
+    for line in truth:
+        trial, _, attempt = line["attempt"].partition(".")
+        if line["event"] == "end" and line["at"] > starts.get(f"{trial}.{int(attempt) + 1}", math.inf):
+            yield f"attempt {line['attempt']} ended after the next one of its trial had begun"
+        if line["event"] == "end" and hangs(played, line["number"]):
+            yield f"attempt {line['attempt']} ended, and it hangs"
+
+
+def _designs(played: Played) -> Iterator[str]:
+    """Yield the designs that were asked for twice: the sampler draws from the reals."""
+    with closing(sqlite3.connect(f"file:{played.database}?mode=ro", uri=True)) as connection:
+        drawn = Counter(value for (value,) in connection.execute("SELECT param_value FROM trial_params"))
+    yield from (f"x = {value} was proposed {count} times" for value, count in drawn.items() if count > 1)
+
+
+def _unproven(stage: Stage, played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what was started on a machine after it had shown another key than the proven one."""
+    changes = [event["monotonic"] for event in _events(stage, played) if event.get("what") == "host_key"]
+    for line in truth:
+        if changes and line["event"] == "start" and line["at"] > changes[0] + ON_ITS_WAY:
+            yield f"attempt {line['attempt']} was started {line['at'] - changes[0]:.1f} s after the host's key changed"
+
+
 def _left(played: Played) -> Iterator[str]:
-    database = played.runs / "study.db"
-    if not database.exists():
-        yield "there is no study.db"
-        return
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        for number, state in connection.execute("SELECT number, state FROM trials"):
-            if state != "COMPLETE":
-                yield f"trial {number} is {state}"
+    for number, (state, _) in _trials(played).items():
+        if state not in {"COMPLETE", "FAIL"}:
+            yield f"trial {number} is {state}"
 
 
 def _jobs(stage: Stage, played: Played) -> Iterator[str]:
     deadline = time.monotonic() + IDLE + 10 + 3 * TICK + TEARDOWN
     is_first = True
     while True:
-        events = [
-            event
-            for event in lines(stage.journal)
-            if str(event.get("name", "")).startswith(f"persistent_runner-{played.name}-")
-        ]
+        events = _events(stage, played)
         submitted = Counter(event["name"] for event in events if event["event"] == "submitted")
         jobs = {event["job"] for event in events if event["event"] == "submitted"}
         stopped = {
             event["job"] for event in events if event["event"] == "cluster_status" and event["status"] == "Stopped"
         }
-        if is_first and played.codes[-1] == 0:  # which says that Stopped was read
+        if is_first and played.codes and played.codes[-1] == 0:  # which says that Stopped was read
             yield from (f"job {job} was not stopped when its driver ended with 0" for job in sorted(jobs - stopped))
         is_first = False
         if jobs <= stopped or time.monotonic() > deadline:
@@ -131,6 +165,14 @@ def _jobs(stage: Stage, played: Played) -> Iterator[str]:
         time.sleep(0.1)
     yield from (f"{name} was submitted {count} times" for name, count in submitted.items() if count > 1)
     yield from (f"job {job} is not stopped" for job in sorted(jobs - stopped))
+    if not played.abandoned:
+        saved = {event["job"] for event in events if event["event"] == "created"} - jobs
+        deleted = {event["job"] for event in events if event["event"] == "deleted"}
+        yield from (f"job {job} was saved, and neither submitted nor deleted" for job in sorted(saved - deleted))
+
+
+def _events(stage: Stage, played: Played) -> list[dict[str, Any]]:
+    return [event for event in lines(stage.journal) if fnmatchcase(str(event.get("name", "")), played.jobs)]
 
 
 def _processes(played: Played) -> Iterator[str]:
@@ -153,11 +195,10 @@ def _secrets(stage: Stage, played: Played) -> Iterator[str]:
 
 
 def _trials(played: Played) -> dict[int, tuple[str, list[float]]]:
-    """Return state and values of each trial, out of the study's own database."""
-    database = played.runs / "study.db"
-    if not database.exists():
+    """Return state and values of each trial, out of the study's own database; none where there is no database."""
+    if not played.database.exists():
         return {}
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"file:{played.database}?mode=ro", uri=True)) as connection:
         rows = connection.execute(
             "SELECT t.number, t.state, v.value FROM trials t LEFT JOIN trial_values v ON v.trial_id = t.trial_id"
         )

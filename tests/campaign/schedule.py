@@ -15,9 +15,22 @@ RENEWAL = ("renewing", "settle-deleted")
 """Points that need more than deaths: `tests/benchmarks/orphans.py` has them."""
 
 
+KINDS = (
+    *("kill", "kill", "suspend"),
+    *("drop", "drop", "refuse", "blackhole"),
+    *("status", "lost", "dropped", "html", "truncated", "hang", "unknown_status"),
+    *("agent", "supervisor"),
+    *("preempt", "reboot"),
+)
+"""What random events are drawn from: the driver, SSH, the API, processes on the node, the node."""
+
+
 @dataclass(frozen=True)
 class Event:
-    """Something that happens so many seconds after a study began: `kill`, `suspend`, or a fault of the platform."""
+    """Something that happens so many seconds after a study began.
+
+    `kill` and `suspend` the driver, kill an `agent` or a `supervisor` of its commands, or a fault of the platform.
+    """
 
     after: float
     what: str
@@ -48,28 +61,13 @@ def kills(count: int, seed: int = 1) -> list[tuple[str, ...]]:
 
 
 def events(seed: int) -> list[Event]:
-    """Return what happens to the study of a seed: three to eight events in its first seconds."""
+    """Return what happens to the study of a seed: three to ten events in its first seconds."""
     chance = random.Random(seed)
-    return [_event(chance, chance.uniform(0.2, 6.0)) for _ in range(chance.randint(3, 8))]
+    return [_event(chance, chance.uniform(0.0, 6.0)) for _ in range(chance.randint(3, 10))]
 
 
 def _event(chance: random.Random, after: float) -> Event:
-    what = chance.choice(
-        (
-            "kill",
-            "kill",
-            "suspend",
-            "drop",
-            "drop",
-            "refuse",
-            "blackhole",
-            "status",
-            "lost",
-            "dropped",
-            "preempt",
-            "reboot",
-        )
-    )
+    what = chance.choice(KINDS)
     if what in {"drop", "refuse", "blackhole"}:
         seconds = {} if what == "drop" else {"seconds": chance.uniform(0.2, 2.0)}
         return Event(after, "ssh", {"do": what, **seconds})
@@ -77,8 +75,14 @@ def _event(chance: random.Random, after: float) -> Event:
         return Event(after, what, {"seconds": chance.uniform(0.5, 3.0)})
     if what == "status":
         return Event(after, what, {"status": chance.choice((429, 500, 502, 503)), "times": chance.randint(1, 4)})
-    if what in {"lost", "dropped"}:
+    if what in {"lost", "dropped", "html", "truncated"}:
         return Event(after, what, {"times": chance.randint(1, 3)})
+    if what == "hang":
+        return Event(after, what, {"times": 1, "seconds": chance.uniform(0.5, 3.0)})
+    if what == "unknown_status":
+        return Event(after, what, {"of": chance.choice(("job", "cluster", "both")), "times": chance.randint(1, 4)})
+    if what in {"agent", "supervisor"}:
+        return Event(after, what, {"which": chance.random()})
     if what == "preempt":
         return Event(after, what, {"relaunch": chance.choice((None, 0.5, 1.0))})
     return Event(after, what, {"seconds": chance.uniform(0.2, 1.0)} if what == "reboot" else {})

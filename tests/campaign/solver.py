@@ -29,12 +29,17 @@ def say(event: str, **facts: object) -> None:
 
 
 def main() -> None:
-    """Solve: y is the square of x."""
+    """Solve: y is the square of x. It takes so many seconds once to three times, and every third trial more of them."""
     x = json.loads(Path("parameters.json").read_text())["x"]
     number = int(os.environ["TRIAL_NUMBER"])
     say("start", number=number, x=x)
+    # As solvers do: what is there before the end is neither whole nor right.
+    Path("field.bin").write_bytes(field(number, x)[: SIZE // 2])
+    Path("out.json").write_text(json.dumps({"y": -1.0}))
     print("solving", flush=True)
     time.sleep(float(sys.argv[1]) * (1 + number % 3))
+    if number % 3 == 2:
+        time.sleep(float(sys.argv[2]))
     Path("field.bin").write_bytes(field(number, x))
     Path("out.json").write_text(json.dumps({"y": x * x}))
     say("end", number=number, x=x, y=x * x)

@@ -245,6 +245,14 @@ def test_machines_in_odd_forms(client: Client, platform: LocalRescale) -> None:
     client.stop(job_id)
 
 
+def test_an_order_can_mean_the_job_that_is_created(client: Client, platform: LocalRescale) -> None:
+    """The name in the request counts: somebody else's job is created meanwhile."""
+    platform.faults.add("lost", job="mine-*", endpoints=["create_job"], times=1)
+    client.create("true", name="theirs-1")
+    with pytest.raises(requests.ConnectionError):
+        client.create("true", name="mine-1")
+
+
 def test_an_order_can_mean_one_job(client: Client, platform: LocalRescale) -> None:
     """By id or by a pattern of names; the others are as always."""
     first, second = client.create("true", name="one-a"), client.create("true", name="two-b")

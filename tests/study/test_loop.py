@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sqlite3
 import threading
@@ -20,6 +21,7 @@ from persistent_runner.study import loop as loop_module
 from persistent_runner.study import outbox as outbox_module
 from persistent_runner.study.design import DesignSpace
 from persistent_runner.study.loop import Loop
+from persistent_runner.study.machines import Machines
 from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.proposals import StudyFailed
@@ -98,10 +100,12 @@ def new_study(kind: str, folder: RunFolder | None = None, directions: tuple[str,
 
 def a_loop(study: optuna.Study, folder: RunFolder, objective: Callable[..., Any], **changes: Any) -> Loop:
     threads = changes.pop("threads", None) or Threads()
+    facts = {
+        name: changes.pop(name) for name in [field.name for field in dataclasses.fields(Machines)] if name in changes
+    }
+    machines = Machines(**{"submit": threads.submit, "stop_running": threads.stop, "capacity": 2} | facts)
     options = {
-        "submit": threads.submit,
-        "stop_running": threads.stop,
-        "capacity": 2,
+        "machines": machines,
         "folder": folder,
         "limits": Limits(4),
         "interrupts": Interrupts(),

@@ -1,0 +1,153 @@
+"""What neither deaths at a point nor random events bring about: plays with a plot of their own.
+
+Each takes the stage, plays one study and returns it; what must hold then is the oracle's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from tests.campaign import nodes
+from tests.campaign.oracle import lines
+from tests.campaign.stage import until
+
+SETTLE = 0.3  # seconds for an agent to send what it knows, of which nothing is seen from outside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.campaign.stage import Played, Stage
+
+
+def deserted_in_the_queue(stage: Stage) -> Played:
+    """The driver dies right after its job was submitted, and nobody comes back: the switch ends the cluster."""
+    return _deserted(stage, "submit-recorded")
+
+
+def deserted_at_work(stage: Stage) -> Played:
+    """The driver dies while trials run, and nobody comes back."""
+    return _deserted(stage, "launched:2")
+
+
+def _deserted(stage: Stage, point: str) -> Played:
+    played = stage.study()
+    played.abandoned = True
+    driver = stage.start(played, point)
+    _end(played, driver)
+    return played
+
+
+def lost_answers(stage: Stage) -> Played:
+    """The job is created and submitted, and neither answer arrives."""
+    played = stage.study()
+    for endpoint in ("create_job", "submit_job"):
+        stage.fault(played, "lost", endpoints=[endpoint], times=1)
+    stage.drive(played)
+    return played
+
+
+def hanging_solvers(stage: Stage) -> Played:
+    """A solver never ends: its whole process tree is gone when its trial is told, and the others do not suffer."""
+    played = stage.study(timeout=8)
+    stage.drive(played)
+    return played
+
+
+def dead_supervisors(stage: Stage) -> Played:
+    """Those that see a command to its end are killed: what they leave behind is ended before the trial runs again."""
+    played = stage.study()
+    played.disturbed = True
+    driver = stage.start(played)
+    until(lambda: len(_said(played, "start")) == 2, "two trials")
+    nodes.kill_one(nodes.supervisors(played.mark), 0.0)
+    _end(played, driver)
+    return played
+
+
+def another_host(stage: Stage) -> Played:
+    """The head node shows another key than the proven one: nothing is sent to it any more, and the lease ends."""
+    played = stage.study()
+    played.disturbed = played.abandoned = True
+    driver = stage.start(played)
+    with contextlib.suppress(TimeoutError):
+        until(lambda: driver.ended(0) or played.truth.exists(), "the first trial")
+        stage.fault(played, "host_key")
+    _end(played, driver)
+    return played
+
+
+def two_drivers(stage: Stage) -> Played:
+    """One of two drivers of a study dies; the other finishes what is its own and leaves the dead one's trials alone."""
+    played = stage.study(shared=True)
+    _end(played, stage.start(played, "launched:2"))
+    _end(played, stage.start(played, runs="runs-of-another"))
+    stage.drive(played)
+    return played
+
+
+def an_agent_wakes_late(stage: Stage) -> Played:
+    """An agent is held up with trials that it was sent; another driver runs them, then the agent goes on.
+
+    The driver is held up until the first trials have ended, so that it sends the next ones to an agent that sleeps.
+    """
+    played = stage.study()
+    first = stage.start(played)
+    until(lambda: len(_said(played, "start")) == 2, "two trials")
+    first.send(signal.SIGSTOP)
+    until(lambda: len(_said(played, "end")) == 2, "the end of two trials")
+    until(lambda: not nodes.supervisors(played.mark), "their records")
+    time.sleep(SETTLE)
+    sleeping = nodes.agents(played.mark)
+    _signal(sleeping, signal.SIGSTOP)
+    first.send(signal.SIGCONT)
+    until(lambda: len(_events(played, "start")) == 4, "two more trials")
+    until(lambda: len(_events(played, "end")) == 2, "what was left to hear")
+    _end(played, first, kill=True)
+    second = stage.start(played)
+    # the third trial of the three left is the shortest: its folder on the node is gone while another one runs
+    until(lambda: second.ended(0) or {3} <= {event["trial"] for event in _events(played, "end")}, "a trial's end")
+    until(lambda: not list(stage.folder.rglob(f"{played.name}.*/00003.1")), "the end of its folder")
+    _signal(sleeping, signal.SIGCONT)
+    _end(played, second)
+    return played
+
+
+def _end(played: Played, driver: Any, *, kill: bool = False) -> None:
+    """See a driver's end and note how it was."""
+    if kill:
+        driver.kill()
+    until(lambda: driver.ended(0), "the driver's end")
+    played.codes.append(driver.code)
+
+
+def _said(played: Played, event: str) -> list[dict[str, Any]]:
+    return [line for line in lines(played.truth) if line["event"] == event]
+
+
+def _events(played: Played, event: str) -> list[dict[str, Any]]:
+    return [line for line in lines(played.runs[0] / "events.jsonl") if line["event"] == event]
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+STORIES: dict[str, Callable[[Stage], Played]] = {
+    story.__name__.replace("_", " "): story
+    for story in (
+        deserted_in_the_queue,
+        deserted_at_work,
+        lost_answers,
+        hanging_solvers,
+        dead_supervisors,
+        another_host,
+        two_drivers,
+        an_agent_wakes_late,
+    )
+}
