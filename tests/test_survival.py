@@ -228,7 +228,6 @@ def test_a_driver_that_dies_between_two_clusters(place) -> None:
         assert unfinished_jobs(platform) == []
         place.go.touch()
         place.run(*line, **LONG)
-        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [row["attempts"] for row in place.rows()] == ["2", "2", "1"]
@@ -418,7 +417,6 @@ def test_a_driver_that_was_held_up_goes_on_with_a_new_cluster(place) -> None:
         place.go.touch()
         assert driver.end() == 0, driver.said
 
-        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
@@ -440,7 +438,6 @@ def test_a_main_loop_that_hangs_gives_no_sign_of_life(place) -> None:
         other.execute("ROLLBACK")
         other.close()
         assert driver.end() == 0, driver.said
-        print(driver.said)
         assert len(all_jobs(platform)) == 2
     assert [row["state"] for row in place.rows()] == ["COMPLETE"] * 3
     assert place.counts == {"0": 1, "1": 1, "2": 1}
@@ -484,7 +481,6 @@ def test_a_preempted_cluster_is_replaced(place) -> None:
         until(lambda: sum(place.counts.values()) == 4, "the same trials on another cluster")
         place.go.touch()
         assert driver.end() == 0, driver.said
-        print(driver.said)
         assert len(all_jobs(platform)) == 2
         assert unfinished_jobs(platform) == []
     assert [(row["state"], row["attempts"]) for row in place.rows()] == [

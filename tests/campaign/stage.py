@@ -10,7 +10,7 @@ import signal
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from persistent_runner.account import write_profile
 from persistent_runner.errors import ConfigError
@@ -45,7 +45,7 @@ ENVIRONMENT = {
 class Played:
     """One study: where it is, how each start of its driver ended, and what was seen while it ran.
 
-    `timeout` is that of a trial in seconds; with one every third trial hangs. A `shared` study has its storage outside
+    `timeout` is that of a trial in seconds; with one every third trial hangs. Its `outputs` are large, if any. A `shared` study has its storage outside
     the run folder. `disturbed` is one that more happened to than deaths of its driver: then attempts may be lost.
     One that is `abandoned` is not started again.
     """
@@ -54,6 +54,7 @@ class Played:
     folder: Path
     mark: str
     timeout: float | None = None
+    outputs: bool = True
     shared: bool = False
     disturbed: bool = False
     abandoned: bool = False
@@ -103,11 +104,11 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self.platform.stop()
 
-    def study(self, *, timeout: float | None = None, shared: bool = False) -> Played:
-        """Return a new study."""
+    def study(self, **special: Any) -> Played:
+        """Return a new study; what is special about it are fields of `Played`."""
         name = f"c{secrets.token_hex(4)}"
         mark = f"mark-{secrets.token_hex(8)}"
-        played = Played(name, self.folder / name, mark, timeout=timeout, shared=shared)
+        played = Played(name, self.folder / name, mark, **special)
         self._write(played)
         return played
 
@@ -188,6 +189,7 @@ class Stage:
         storage = f'storage = "sqlite:///{played.database}"' if played.shared else ""
         timeout = f'timeout = "{played.timeout}s"' if played.timeout else ""
         hangs = 3600 if played.timeout else 0
+        outputs = '"field.bin"' if played.outputs else ""
         (played.folder / "study.toml").write_text(
             f"""
 [study]
@@ -209,7 +211,7 @@ x = {{ type = "float", low = 0, high = 1 }}
 inputs = ["solver.py"]
 command = "cat $SETUP_DIR/tool && python3 solver.py {SECONDS} {hangs} && echo solved"
 cores = 1
-outputs = ["field.bin"]
+outputs = [{outputs}]
 {timeout}
 [metrics.y]
 file = "out.json"

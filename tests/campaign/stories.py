@@ -94,7 +94,7 @@ def an_agent_wakes_late(stage: Stage) -> Played:
 
     The driver is held up until the first trials have ended, so that it sends the next ones to an agent that sleeps.
     """
-    played = stage.study()
+    played = stage.study(outputs=False)  # those would have to be fetched from it
     first = stage.start(played)
     until(lambda: len(_said(played, "start")) == 2, "two trials")
     first.send(signal.SIGSTOP)
