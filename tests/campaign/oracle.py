@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.campaign.stage import Played, Stage
 
 TEARDOWN = 20.0  # seconds that the platform may take to end what is left
-ON_ITS_WAY = 1.0  # seconds in which what was sent already may still begin
+ON_ITS_WAY = 1.5  # seconds in which what was sent already may still begin
 
 
 def verdicts(stage: Stage, played: Played) -> dict[str, list[str]]:
@@ -116,7 +116,8 @@ def hangs(played: Played, number: int) -> bool:
 
 
 def _past(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the attempts whose command went on while the trial's next one ran already."""
+    """Yield the commands that went on after their end was recorded, or while the trial's next one ran already."""
+    yield from (f"{line} ran on" for line in played.left)
     starts = {line["attempt"]: line["at"] for line in truth if line["event"] == "start"}
     for line in truth:
         trial, _, attempt = line["attempt"].partition(".")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.campaign.schedule import Event
 
 TRIALS = 5
-SECONDS = 0.4  # of a trial, times one, two or three
+SECONDS = 0.4
 STARTS = 12  # of a driver before it counts as never done
 LOOK_SECONDS = 0.5  # between two looks at the command lines of a study's processes
 START_SECONDS = 300.0  # for one start: what is asked again waits ever longer
@@ -45,14 +45,15 @@ ENVIRONMENT = {
 class Played:
     """One study: where it is, how each start of its driver ended, and what was seen while it ran.
 
-    `timeout` is that of a trial in seconds; with one every third trial hangs. Its `outputs` are large, if any. A `shared` study has its storage outside
-    the run folder. `disturbed` is one that more happened to than deaths of its driver: then attempts may be lost.
-    One that is `abandoned` is not started again.
+    A trial takes `seconds`, times one, two or three; with a `timeout`, also in seconds, every third one hangs. Its
+    `outputs` are large, if any. A `shared` study has its storage outside the run folder. `disturbed` is one that more
+    happened to than deaths of its driver: then attempts may be lost. One that is `abandoned` is not started again.
     """
 
     name: str
     folder: Path
     mark: str
+    seconds: float = SECONDS
     timeout: float | None = None
     outputs: bool = True
     shared: bool = False
@@ -60,6 +61,7 @@ class Played:
     abandoned: bool = False
     codes: list[int] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)  # command lines of its processes
+    left: list[str] = field(default_factory=list)  # those of solvers that outlived their command
 
     @property
     def truth(self) -> Path:
@@ -209,7 +211,7 @@ command = "echo done > tool"
 x = {{ type = "float", low = 0, high = 1 }}
 [trial]
 inputs = ["solver.py"]
-command = "cat $SETUP_DIR/tool && python3 solver.py {SECONDS} {hangs} && echo solved"
+command = "cat $SETUP_DIR/tool && python3 solver.py {played.seconds} {hangs} && echo solved"
 cores = 1
 outputs = [{outputs}]
 {timeout}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tests.campaign import nodes
 from tests.campaign.oracle import lines
-from tests.campaign.stage import until
+from tests.campaign.stage import TRIALS, until
 
-SETTLE = 0.3  # seconds for an agent to send what it knows, of which nothing is seen from outside
+SETTLE = 0.3  # seconds for what was sent to be on its way, of which nothing is seen from outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +53,16 @@ def lost_answers(stage: Stage) -> Played:
 def hanging_solvers(stage: Stage) -> Played:
     """A solver never ends: its whole process tree is gone when its trial is told, and the others do not suffer."""
     played = stage.study(timeout=8)
-    stage.drive(played)
+    driver = stage.start(played)
+    until(lambda: driver.ended(0) or len(_events(played, "end")) == TRIALS, "the end of all trials")
+    played.left = [line for line in nodes.command_lines(played.mark) if "python3 solver.py" in line]
+    _end(played, driver)
     return played
 
 
 def dead_supervisors(stage: Stage) -> Played:
     """Those that see a command to its end are killed: what they leave behind is ended before the trial runs again."""
-    played = stage.study()
+    played = stage.study(seconds=1.0)
     played.disturbed = True
     driver = stage.start(played)
     until(lambda: len(_said(played, "start")) == 2, "two trials")
@@ -70,7 +73,7 @@ def dead_supervisors(stage: Stage) -> Played:
 
 def another_host(stage: Stage) -> Played:
     """The head node shows another key than the proven one: nothing is sent to it any more, and the lease ends."""
-    played = stage.study()
+    played = stage.study(seconds=1.0)
     played.disturbed = played.abandoned = True
     driver = stage.start(played)
     with contextlib.suppress(TimeoutError):
@@ -92,23 +95,23 @@ def two_drivers(stage: Stage) -> Played:
 def an_agent_wakes_late(stage: Stage) -> Played:
     """An agent is held up with trials that it was sent; another driver runs them, then the agent goes on.
 
-    The driver is held up until the first trials have ended, so that it sends the next ones to an agent that sleeps.
+    The driver is held up until the running trials have ended, so that it sends the next ones to an agent that sleeps.
     """
     played = stage.study(outputs=False)  # those would have to be fetched from it
     first = stage.start(played)
-    until(lambda: len(_said(played, "start")) == 2, "two trials")
+    until(lambda: _events(played, "end") and len(_said(played, "start")) == 3, "two trials after the first one")
     first.send(signal.SIGSTOP)
-    until(lambda: len(_said(played, "end")) == 2, "the end of two trials")
+    until(lambda: len(_said(played, "end")) == 3, "their end")
     until(lambda: not nodes.supervisors(played.mark), "their records")
     time.sleep(SETTLE)
     sleeping = nodes.agents(played.mark)
     _signal(sleeping, signal.SIGSTOP)
     first.send(signal.SIGCONT)
-    until(lambda: len(_events(played, "start")) == 4, "two more trials")
-    until(lambda: len(_events(played, "end")) == 2, "what was left to hear")
+    until(lambda: len(_events(played, "start")) == 5, "the last two trials")
+    time.sleep(SETTLE)
     _end(played, first, kill=True)
     second = stage.start(played)
-    # the third trial of the three left is the shortest: its folder on the node is gone while another one runs
+    # trial 3 is the shorter one: its folder on the node is gone while trial 4 runs
     until(lambda: second.ended(0) or {3} <= {event["trial"] for event in _events(played, "end")}, "a trial's end")
     until(lambda: not list(stage.folder.rglob(f"{played.name}.*/00003.1")), "the end of its folder")
     _signal(sleeping, signal.SIGCONT)
@@ -129,7 +132,7 @@ def _said(played: Played, event: str) -> list[dict[str, Any]]:
 
 
 def _events(played: Played, event: str) -> list[dict[str, Any]]:
-    return [line for line in lines(played.runs[0] / "events.jsonl") if line["event"] == event]
+    return [line for run in played.runs for line in lines(run / "events.jsonl") if line["event"] == event]
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
