@@ -5,6 +5,8 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from persistent_runner.errors import RunnerError
+
 if TYPE_CHECKING:
     import requests
     from pydantic import ValidationError
@@ -47,6 +49,8 @@ def is_web_page(response: requests.Response) -> bool:
 def innermost(error: BaseException) -> str:
     """Return the plainest words for a failed connection: those of the cause at the bottom."""
     while (cause := error.__cause__ or error.__context__) is not None:
+        if isinstance(cause, RunnerError):  # of something else, which was being handled when this was asked
+            break
         error = cause
     return str(error) or type(error).__name__
 

@@ -116,6 +116,8 @@ class Transport:
             return self._list(url, params or {}, endpoint.reply, patient=patient)
         response = self._send(endpoint.method, url, params=params, body=body, patient=patient)
         if endpoint.shape != "object":
+            if response.content and is_web_page(response):  # whose 200 is no word of a deed
+                raise self._no_api()
             return None
         try:
             return endpoint.reply.model_validate(self._json(response))
@@ -320,11 +322,14 @@ class Transport:
         except requests.exceptions.JSONDecodeError:
             pass
         if is_web_page(response):
-            raise PlatformRefused(
-                f"{self.host} answered with a web page, not the API.",
-                remedy="Check the base URL, and whether a login page of the network stands in between.",
-            )
+            raise self._no_api()
         raise PlatformUnavailable(f"{self._what(response)}: the answer is not JSON.")
+
+    def _no_api(self) -> PlatformRefused:
+        return PlatformRefused(
+            f"{self.host} answered with a web page, not the API.",
+            remedy="Check the base URL, and whether a login page of the network stands in between.",
+        )
 
     def _url(self, endpoint: Endpoint[Any, Any], names: Mapping[str, str]) -> str:
         path = endpoint.path.format(**{key: quote(value, safe="/") for key, value in names.items()})

@@ -58,8 +58,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def _done(played: Played) -> Iterator[str]:
     if not played.codes or played.codes[-1] != 0:
         yield f"the starts ended with {played.codes}; the last words: {played.said[-600:]}"
+    refused = {3} if "answered with a web page" not in played.said else set()
     for code in played.codes:
-        if code in {1000, 2, 3, 6} or (code == 1 and "Traceback" in played.said):
+        if code in {1000, 2, 6} | refused or (code == 1 and "Traceback" in played.said):
             yield f"a start ended with {code}: {played.said[-600:]}"
 
 

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from persistent_runner.errors import PlatformRefused, PlatformUnavailable
+from persistent_runner.errors import ConnectionLost, PlatformRefused, PlatformUnavailable
 from persistent_runner.recovery import Backoff
 from persistent_runner.rescale import transport
 from persistent_runner.rescale.client import RescalePlatform
@@ -143,6 +144,32 @@ def test_a_login_page_in_place_of_a_create_is_no_job(body: str, script: Script, 
         script.says("GET jobs/x/statuses/", Said(200, body, {"Content-Type": content_type}))
         with pytest.raises(PlatformRefused, match="answered with a web page"):
             client.state("x")
+
+
+def test_a_login_page_in_place_of_a_deed_is_none(script: Script, client: RescalePlatform) -> None:
+    """Of a submit, a stop or a delete nothing but the status counts, and a captive portal's counts for nothing."""
+    page = Said(200, "<!DOCTYPE html>\n<html>Sign in</html>", {"Content-Type": "text/html"})
+    for asked, deed in (("POST jobs/x/submit/", client.submit), ("DELETE jobs/x/", client.delete)):
+        script.says(asked, page)
+        with pytest.raises(PlatformRefused, match="answered with a web page"):
+            deed("x")
+
+
+def test_what_else_went_wrong_is_no_cause(client: RescalePlatform, script: Script) -> None:
+    """A look at the platform while another fault is handled says what became of the look."""
+    script.says("GET jobs/x/statuses/", Said(200, [], cut=True))
+
+    def look() -> None:
+        lost: Future[None] = Future()
+        lost.set_exception(ConnectionLost("the agent did not start"))
+        try:
+            lost.result()
+        except ConnectionLost:
+            client.state("x")
+
+    with pytest.raises(PlatformUnavailable) as caught:
+        look()
+    assert "agent" not in str(caught.value)
 
 
 def test_a_cut_answer_to_a_create_is_not_asked_again(script: Script, client: RescalePlatform) -> None:
