@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from tests.openssh import OpenSsh
 
 TRIALS = 40
-CUTS = 30  # at least
-DEADLINE = 300  # seconds for all of it, on a busy machine
+CUTS = 40  # at least
+DEADLINE = 400  # seconds for all of it, on a busy machine
 AT_A_TIME = 2
 STUDY = f"""
 [study]
@@ -54,7 +54,7 @@ walltime = "1h"
 x = {{ type = "float", low = 0.0, high = 1.0 }}
 [trial]
 inputs = ["solver.py"]
-command = "python3 solver.py 0.15"
+command = "python3 solver.py 0.3"
 cores = 1
 outputs = ["field.bin"]
 [metrics.y]
