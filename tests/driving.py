@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 DEADLINE = 60
 HOSTILE = """it's a "{hostile}" $HOME földer"""
 BIN = Path(sys.executable).parent
+QUICK = {"PERSISTENT_RUNNER_BEAT": "0.2s", "PERSISTENT_RUNNER_KEEPER_TICK": "0.2s"}
+SHORT = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "3s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "3s"}
+LONG = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "60s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "60s"}
+GATED = """echo "$TRIAL_NUMBER" >> "$LOG"; echo "this is trial $TRIAL_NUMBER"
+while [ ! -e "$GO" ]; do sleep 0.05; done
+cp parameters.json result.json"""
 
 
 def until(reached: Callable[[], object], what: str) -> None:
@@ -220,6 +227,52 @@ y = "minimize"
             ):
                 found.append(int(path.parent.name))
         return found
+
+
+class Gated(Place):
+    """A place whose trials write their number into a log and then wait for a file."""
+
+    def gated(self, **keys: object) -> tuple[object, ...]:
+        """Return the arguments of a start."""
+        variables = f'{{LOG="{self.ran}",GO="{self.go}",PR_TEST_MARK="{self.mark}"}}'
+        return (self.study(GATED, **keys), "--no-pilot", "--set", f"cluster.env={variables}")
+
+    @property
+    def ran(self) -> Path:
+        """Holds a line for each command that was started."""
+        return self.folder.parent / "ran"
+
+    @property
+    def go(self) -> Path:
+        """Lets all trials end."""
+        return self.folder.parent / "go"
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often the command of each trial was started."""
+        return Counter(self.ran.read_text().split() if self.ran.exists() else [])
+
+    def until_two_run(self) -> None:
+        """Wait until the first two trials run."""
+        self.until_run(2)
+
+    def until_run(self, trials: int) -> None:
+        """Wait until so many trials run."""
+        until(lambda: sum(self.counts.values()) == trials, f"{trials} trials")
+
+    def seen(self) -> set[Path]:
+        """Return the live logs of trials whose printed line has come to the driver."""
+        return {path for path in (self.runs / "tiny/trials").glob("*/command-1.live") if path.stat().st_size}
+
+    def ledger(self) -> list[str]:
+        """Return the states in the ledger."""
+        return [json.loads(path.read_text())["state"] for path in (self.state / "ledger").glob("*.json")]
+
+
+def kill(driver: Driver) -> None:
+    """Kill a driver as a power cut does."""
+    driver.process.kill()
+    driver.end()
 
 
 @dataclass(frozen=True)

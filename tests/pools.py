@@ -38,14 +38,18 @@ def until(condition: Callable[[], Any], what: str) -> None:
 
 
 class Pools:
-    """Leases clusters and opens pools on them; ends all of them."""
+    """Leases clusters and opens pools on them; ends all of them.
 
-    def __init__(self, rescale: LocalRescale, folder: Path) -> None:
+    `instead` gives connections to another machine in the place of the head node, which has no dead-man's switch then.
+    """
+
+    def __init__(self, rescale: LocalRescale, folder: Path, instead: Callable[[Node], Any] | None = None) -> None:
         self.rescale = rescale
         self.platform = RescalePlatform(rescale.base_url, rescale.api_key)
         self.folder = folder / "a {b} $c 'é\" d"
         self.folder.mkdir()
         self._key = paramiko.ECDSAKey.generate()
+        self._instead = instead
         self._pools: list[Pool] = []
         self._leases: list[ClusterLease] = []
 
@@ -62,7 +66,7 @@ class Pools:
         activity = Activity()
 
         def connector(proof: Proof) -> Callable[[Node], Any]:
-            return Login(self._key, key_name="key", proof=proof, activity=activity).connect
+            return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).connect
 
         lease = ClusterLease(
             Access(self.platform, connector, timedelta(seconds=0.02), activity.idle_seconds),
@@ -70,7 +74,7 @@ class Pools:
             study="pool",
             ledger=Ledger(self.folder / "ledger", base_url=self.rescale.base_url, folder=str(self.folder)),
             quote=self.platform.quote(request),
-            guard=Guard(tick=timedelta(seconds=0.2), beat=timedelta(seconds=0.5)),
+            guard=Guard(keeper=self._instead is None, tick=timedelta(seconds=0.2), beat=timedelta(seconds=0.5)),
             setup=setup,
             **options,
         )

@@ -13,53 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.driving import HOSTILE, Place, all_jobs, unfinished_jobs, until
+from tests.driving import HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from persistent_runner.local_platform.attach import Attachment
-    from tests.driving import Driver
-
-QUICK = {"PERSISTENT_RUNNER_BEAT": "0.2s", "PERSISTENT_RUNNER_KEEPER_TICK": "0.2s"}
-SHORT = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "3s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "3s"}
-LONG = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "60s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "60s"}
-GATED = """echo "$TRIAL_NUMBER" >> "$LOG"
-while [ ! -e "$GO" ]; do sleep 0.05; done
-cp parameters.json result.json"""
-
-
-class Gated(Place):
-    """A place whose trials write their number into a log and then wait for a file."""
-
-    def gated(self, **keys: object) -> tuple[object, ...]:
-        """Return the arguments of a start."""
-        variables = f'{{LOG="{self.ran}",GO="{self.go}",PR_TEST_MARK="{self.mark}"}}'
-        return (self.study(GATED, **keys), "--no-pilot", "--set", f"cluster.env={variables}")
-
-    @property
-    def ran(self) -> Path:
-        """Holds a line for each command that was started."""
-        return self.folder.parent / "ran"
-
-    @property
-    def go(self) -> Path:
-        """Lets all trials end."""
-        return self.folder.parent / "go"
-
-    @property
-    def counts(self) -> Counter[str]:
-        """How often the command of each trial was started."""
-        return Counter(self.ran.read_text().split() if self.ran.exists() else [])
-
-    def until_two_run(self) -> None:
-        """Wait until the first two trials run."""
-        until(lambda: sum(self.counts.values()) == 2, "two trials")
-
-    def ledger(self) -> list[str]:
-        """Return the states in the ledger."""
-        return [json.loads(path.read_text())["state"] for path in (self.state / "ledger").glob("*.json")]
 
 
 @pytest.fixture
@@ -69,11 +29,6 @@ def place(tmp_path: Path) -> Iterator[Gated]:
     yield found
     until(lambda: not found.processes(), f"the end of {found.processes()}")
     assert not found.platform_address.exists()
-
-
-def kill(driver: Driver) -> None:
-    driver.process.kill()
-    driver.end()
 
 
 def trials_end_on_a_cluster_that_ends(place: Gated, platform: Attachment, line: tuple[object, ...]) -> None:
@@ -159,6 +114,27 @@ def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
     assert "Lease it" not in second.said
     assert "an hour" not in second.said
     assert place.ledger() == ["closed"]
+
+
+def test_eight_trials_are_joined_after_a_kill(place) -> None:
+    """SIGKILL while eight trials run: the next start has what each prints, and none is started again (row D4)."""
+    line = place.gated(n_trials=8, cores=8)
+    with place.platform():
+        first = place.start(*line, **LONG)
+        place.until_run(8)
+        until(lambda: len(place.seen()) == 8, "what the trials print")
+        kill(first)
+        for path in place.seen():
+            path.unlink()
+        second = place.start(*line, **LONG)
+        until(lambda: len(place.seen()) == 8, "the trials to be joined")
+        assert place.counts == dict.fromkeys("01234567", 1)
+        place.go.touch()
+        assert second.end() == 0, second.said
+    assert place.counts == dict.fromkeys("01234567", 1)
+    rows = place.rows()
+    assert [(row["state"], row["attempts"]) for row in rows] == [("COMPLETE", "1")] * 8
+    assert all(row["value"] == row["params_x"] for row in rows)
 
 
 def test_what_ended_while_nobody_drove_is_not_run_again(place) -> None:

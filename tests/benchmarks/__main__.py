@@ -6,10 +6,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import logs, noop, orphans, readers
+from tests.benchmarks import logs, noop, orphans, readers, survival
 from tests.openssh import SSHD, WHY_NOT
 
-NAMES = ("logs", "noop", "orphans", "readers")
+NAMES = ("logs", "noop", "orphans", "readers", "survival")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
@@ -26,6 +26,8 @@ with tempfile.TemporaryDirectory() as folder:
         elif name == "readers":
             sizes = (100, 5_000_000) if options.quick else (1000, 50_000_000)
             print(readers.table(readers.measure(Path(folder), *sizes)))
+        elif name == "survival":
+            print(survival.table(survival.measure(Path(folder), 6 if options.quick else 40)))
         elif SSHD is None:
             parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
         elif name == "logs":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import logs, noop, orphans, readers
+from tests.benchmarks import logs, noop, orphans, readers, survival
 from tests.openssh import SSHD, WHY_NOT
 
 if TYPE_CHECKING:
@@ -70,3 +70,17 @@ def test_the_readers_and_the_plain_ways_find_the_same(tmp_path: Path) -> None:
     *_, first, last = readers.table([rows[-1], slow]).splitlines()
     assert first.startswith("csv of 0.02 MB, ten metrics")
     assert last.split() == ["slow", "1.100", "ms", "2.200", "ms", "0.50", "1", "ms", "MISSED"]
+
+
+def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
+    """A trial waits for no frame but its own, and its journal's two fsyncs are told from its output's one."""
+    trials = 4
+    rows = {row.what: row for row in survival.costs(survival.watched(tmp_path / "watched", trials), trials - 1)}
+    assert rows["round trips that a trial waits for, beside its own"].value == 0
+    assert rows["frames out of a trial"].of == "drop 1, run 1"
+    assert rows["fsyncs of the journal by trial"].value == 2
+    assert rows["fsyncs of its outputs by trial"].value == 1
+    assert rows["fsyncs of outputs from exit to next start"].value == 1
+    late = survival.Row("late", 11.0, "s", most=10)
+    *_, last = survival.table([*rows.values(), late]).splitlines()
+    assert last.split() == ["late", "11.0", "s", "10", "MISSED"]

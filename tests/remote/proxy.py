@@ -39,14 +39,18 @@ class Proxy:
         """How many connections were made so far."""
         return len(self._pairs)
 
-    def drop(self) -> None:
-        """Cut every connection, as a network that goes away does."""
+    def drop(self) -> int:
+        """Cut every connection, as a network that goes away does; return how many there were."""
+        cut = 0
         with self._lock:
-            for *pair, flow in self._pairs:
+            for near, far, flow in self._pairs:
                 flow.set()
-                for end in pair:
-                    with contextlib.suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    near.shutdown(socket.SHUT_RDWR)
+                    cut += 1
+                with contextlib.suppress(OSError):
+                    far.shutdown(socket.SHUT_RDWR)
+        return cut
 
     def freeze(self) -> None:
         """Let the present connections stay open and carry nothing any more; new ones work."""
