@@ -58,6 +58,7 @@ FLOORS = {
     "interrupts": 1,
     "spelling": 1,
     "crash": 1,
+    "disk": 1,
     "errors": 1,
 }
 HEAVY = {"optuna", "pandas", "numpy", "fabric", "invoke", "paramiko", "requests", "pydantic", "pydantic_settings"} | {

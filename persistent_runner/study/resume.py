@@ -37,8 +37,12 @@ class Attempts:
         elif record["kind"] in {"result", "pilot"}:
             self._places.pop(record["trial"], None)
 
+    def stays(self, number: int, attempt: int, where: str) -> None:
+        """Note that an attempt is not over: it goes on where it was started."""
+        self._last[number], self._places[number] = attempt, where
+
     def begin(self, number: int, where: str) -> int:
-        """Return the attempt that a trial begins on these machines: an earlier start's own, if it may still run there.
+        """Return the attempt that a trial begins on these machines: one that is not over, if it was started there.
 
         That one is joined; any other gets a number of its own.
         """

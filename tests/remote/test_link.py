@@ -372,8 +372,9 @@ def test_no_room_on_the_node(sshd_site: Site, tmp_path: Path) -> None:
     if os.system(f"mount -t tmpfs -o size=64k none {small} 2>/dev/null"):
         pytest.skip("needs the right to mount a small file system")
     try:
-        with pytest.raises(RequestRefused, match="No space left") as caught:
+        with pytest.raises(RequestRefused, match=r"No space left.*; 0\.1 of 0\.1 MB are free in ") as caught:
             run(link, "echo no", files=[("big", os.urandom(200_000), 0o644)])
+        assert sorted(path.name for path in small.iterdir()) == [".attempt"]  # no half file
         assert "disk of the node is full" in caught.value.remedy
     finally:
         os.system(f"umount {small}")
