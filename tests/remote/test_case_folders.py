@@ -309,7 +309,7 @@ def test_no_room_for_a_copy(sshd_site: Site) -> None:
     try:
         work = sshd_site.work(link)
         work.push("mesh")
-        with pytest.raises(NodeDiskFull, match="No space left on device; 0.5 of 0.5 MB are free"):
+        with pytest.raises(NodeDiskFull, match=r"No space left on device; 0\.5 of 0\.5 MB are free"):
             work.run("touch ran")
         with pytest.raises(NodeDiskFull):
             work.run("touch ran")

@@ -24,6 +24,7 @@ from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.results import USER_ATTRIBUTE
+from persistent_runner.study.resume import Result, tell
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.space import FloatParameter
 from persistent_runner.study.standby import ATTEMPTS
@@ -208,6 +209,37 @@ def test_a_result_that_was_committed_is_told_and_never_run_again(stored, folder)
     assert threads.attempts == [(1, 1)]
     assert stored.get_trials()[0].values == [0.25]
     assert stored.get_trials()[0].user_attrs[USER_ATTRIBUTE] == facts
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_result_is_told_once(stored, folder, caplog, state) -> None:
+    """Told again nothing changes; what somebody else has told meanwhile stays, and the difference is said (row T10)."""
+    trial = running_trial(stored, folder.run_id)
+    values = [0.25] if state == TrialState.COMPLETE else None
+    result = Result(state, values, {"run": folder.run_id}, {"c": 1.0})
+    tell(stored, trial, result)
+    once = stored.trials
+    tell(stored, trial, result)
+    assert (stored.trials, caplog.text) == (once, "")
+
+    tell(stored, trial, Result(TrialState.COMPLETE, [0.5], {"run": folder.run_id}))
+    assert stored.trials == once
+    assert "trial 0: somebody else has told the study" in caplog.text
+    assert "and here it gave [0.5]; the study keeps the former" in caplog.text
+
+
+def test_a_trial_that_somebody_else_has_told_does_not_end_the_study(stored, folder, caplog) -> None:
+    """Another program tells a trial that runs here: that counts, it is said, and all others go on (row T10)."""
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if trial.number == 1:
+            new_study("sqlite", folder).tell(1, 7.0)
+        return value_of(trial, work)
+
+    a_loop(stored, folder, objective, limits=Limits(3), capacity=1).run()
+    assert states(stored) == ["COMPLETE"] * 3
+    assert stored.trials[1].value == 7.0
+    assert "trial 1: somebody else has told the study [7.0], and here it gave" in caplog.text
 
 
 def test_a_committed_result_of_a_deleted_study_is_not_told_to_the_new_one(stored, folder) -> None:
