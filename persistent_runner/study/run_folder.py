@@ -16,6 +16,7 @@ import filelock
 
 from persistent_runner.disk import append_whole, refusal_of, write_whole
 from persistent_runner.errors import ConfigError
+from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import redact
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+
+_WHILE_OPEN = Backoff(first=0.2, most=1.0, total=3.0)  # for another program to let go of a file
 
 
 class _RunLog(logging.FileHandler):
@@ -142,6 +147,22 @@ class RunFolder:
         path = self.path / name
         write_whole(path, redact(text).encode())
         return path
+
+    def keep(self, name: str, text: str) -> None:
+        """Write a file that is only looked at; where that cannot be, say so once and end nothing.
+
+        A file that another program has open is waited for a moment (Windows lets nobody replace it). The next start
+        writes it in any case.
+        """
+        try:
+            recover(lambda: self.write(name, text), {PermissionError: lambda _: None}, _WHILE_OPEN)
+        except OSError as error:
+            log.warning(
+                "%s could not be written: %s. Is it open in another program? All results are in the journal, and the "
+                "same line again writes it.",
+                self.path / name,
+                error.strerror or error,
+            )
 
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
