@@ -567,6 +567,33 @@ def test_a_storage_that_is_away_delays_the_telling_and_loses_nothing(stored, fol
     assert [r["trial"] for r in folder.journal() if r["kind"] == "result"] == [0, 1, 2]
 
 
+def test_a_trial_that_the_storage_took_by_half_is_gone_on_with(folder, monkeypatch, caplog) -> None:
+    """The storage goes away between a trial's number and its parameters: that trial runs, and none is one too many."""
+    monkeypatch.setattr("persistent_runner.study.storage.BUSY_SECONDS", 0.05)
+    study, threads = new_study("sqlite", folder), Threads()
+    other = sqlite3.connect(folder.database, isolation_level=None, check_same_thread=False)
+    locked: list[int] = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, *rest: Any) -> Any:
+            if trial.number == 2 and not locked:
+                locked.append(trial.number)
+                other.execute("BEGIN IMMEDIATE")
+            return super().sample_independent(study, trial, *rest)
+
+    def on_turn(_: object) -> None:
+        if "does not answer" in caplog.text and other.in_transaction:
+            other.execute("ROLLBACK")
+
+    study.sampler = Sampler(seed=1)
+    a_loop(study, folder, value_of, capacity=1, limits=Limits(3), threads=threads, on_turn=on_turn).run()
+    other.close()
+
+    assert locked == [2]
+    assert states(study) == ["COMPLETE"] * 3
+    assert threads.attempts == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_a_storage_that_stays_away_ends_the_start_and_the_next_one_tells(stored, folder, monkeypatch) -> None:
     """An idle cluster does not wait for a storage for ever; the result is told by the next start, not run again."""
     monkeypatch.setattr("persistent_runner.study.storage.BUSY_SECONDS", 0.05)
