@@ -26,7 +26,7 @@
          transfer explain live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
-       portable.py  crash.py  pipes.py
+       portable.py  crash.py  pipes.py  disk.py
 
 A module imports from its own package and from floors below; `tests/test_architecture.py` holds that.
 """
@@ -47,10 +47,12 @@ if TYPE_CHECKING:
         CommandTimedOut,
         ConfigError,
         ConnectionLost,
+        DiskFull,
         HostNotProven,
         JobStopped,
         LeaseLost,
         NoCapacity,
+        NodeDiskFull,
         ParametersInvalid,
         PlatformError,
         PlatformRefused,
@@ -79,11 +81,13 @@ __all__ = [
     "CommandTimedOut",
     "ConfigError",
     "ConnectionLost",
+    "DiskFull",
     "HostNotProven",
     "JobStopped",
     "LeaseLost",
     "LocalRescale",
     "NoCapacity",
+    "NodeDiskFull",
     "ParametersInvalid",
     "PlatformError",
     "PlatformRefused",

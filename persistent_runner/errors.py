@@ -12,6 +12,7 @@
     +-- LeaseLost                 job ended, walltime, preemption                 a new lease, setup, the attempt again
     +-- ConnectionLost            refused, dropped, silent                        close, reconnect, join what runs
     +-- AttemptLost               interrupt, supervisor gone                      the same trial in a new attempt
+    +-- DiskFull                  of this machine                                 make room: it goes on by itself
     +-- JobStopped                somebody else stopped the job                   stop the study                 exit 1
     +-- NoCapacity                queue or start-up deadline                      release                        exit 5
     +-- BudgetSpent               max_cost or max_time is used up                 release                        exit 5
@@ -19,6 +20,7 @@
     +-- HostNotProven             host key not the pinned one                     stop, release over HTTPS       exit 6
     +-- TrialFailed               the design or its run                           tell FAIL, go on
         +-- ParametersInvalid     a formula or a field that they do not fit
+        +-- NodeDiskFull          no room for its inputs; the others wait         make room: it goes on by itself
         +-- CommandFailed         exit code, last lines, path of the whole log
         +-- CommandTimedOut       its process tree was killed
         +-- CommandStalled        likewise, after it had printed nothing for long
@@ -134,6 +136,18 @@ class AttemptLost(RunnerError):
     """A command was stopped or lost without a fault of the design: its trial gets a new attempt and is not told."""
 
 
+class DiskFull(RunnerError):
+    """The disk of this machine is full: nothing is told, and what runs goes on until there is room for its results.
+
+    `needs_bytes` of the file system of `folder` are needed to go on.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", folder: Path | None = None, needs_bytes: int = 0) -> None:
+        super().__init__(message, remedy=remedy)
+        self.folder = folder
+        self.needs_bytes = needs_bytes
+
+
 class NoCapacity(RunnerError):
     """The cluster did not come within its deadline, or the platform ended the job before it ran."""
 
@@ -170,6 +184,10 @@ class TrialFailed(RunnerError):
 
 class ParametersInvalid(TrialFailed):
     """A formula has no value for this design, or a number does not fit where it belongs."""
+
+
+class NodeDiskFull(TrialFailed):
+    """The node's disk had no room for the inputs of a trial, which says nothing of its design."""
 
 
 class CommandFailed(TrialFailed):

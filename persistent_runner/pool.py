@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from persistent_runner.background import in_background
 from persistent_runner.duration import format_duration
-from persistent_runner.errors import NoCapacity, SetupFailed, TrialFailed
+from persistent_runner.errors import NoCapacity, RunnerError, SetupFailed, TrialFailed
 from persistent_runner.inputs import checksum, walk_inputs
 from persistent_runner.remote.by_hand import ssh_line
 from persistent_runner.remote.link import Link
@@ -141,6 +141,8 @@ class Pool:
             try:
                 result = task(workdir)
                 workdir.check()  # what an objective that hid a fault of the machine returns is no result
+            except TrialFailed as error:
+                future.set_exception(self._fault_of_a_machine() or error)
             except BaseException as error:  # noqa: BLE001 - the future carries it
                 future.set_exception(error)
             else:
@@ -153,6 +155,18 @@ class Pool:
             self._running[workdir] = thread = threading.Thread(target=work, name=f"trial {number}", daemon=True)
             thread.start()
         return future
+
+    def _fault_of_a_machine(self) -> Exception | None:
+        """Return why a trial on several machines may have failed that says nothing of its design: one of them is gone.
+
+        The head node cannot see that: a parallel solver ends with an error of its own, or waits for its time-out.
+        """
+        if machines_of(self._trial_cores or 1, self._lease.cores_per_node) > 1:
+            try:
+                self._lease.check_machines(workers=True)
+            except RunnerError as error:
+                return error
+        return None
 
     def last_lines(self) -> dict[int, str]:
         """Return by trial the last line that the commands of each running one have printed."""

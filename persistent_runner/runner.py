@@ -311,7 +311,7 @@ def run_study(
                 run.table = write_table(folder, run.study)
                 crash_point("table-written")
                 run.summary = summarize(spec, run.study) | _history(run, folder)
-                folder.write("summary.json", json.dumps(run.summary, indent=1) + "\n")
+                folder.keep("summary.json", json.dumps(run.summary, indent=1) + "\n")
         if interrupts.count:
             run.exit_code = 130
     return run

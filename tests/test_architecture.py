@@ -58,6 +58,7 @@ FLOORS = {
     "interrupts": 1,
     "spelling": 1,
     "crash": 1,
+    "disk": 1,
     "errors": 1,
 }
 HEAVY = {"optuna", "pandas", "numpy", "fabric", "invoke", "paramiko", "requests", "pydantic", "pydantic_settings"} | {
@@ -85,6 +86,27 @@ MAY_GO_ON = {
     "lease.watch.wait_until_executing": "polls the job's state",
     "lease.watch.wait_for_nodes": "polls the job's machines",
     "remote.link._write": "the writer thread: what was not sent is sent again by the re-join, which is recovery's",
+}
+
+# Who asks what time it is. Everything that is decided rests on a monotonic clock, or on ticks that a node counts.
+MAY_READ_THE_CLOCK = {
+    "draft.look": "doctor compares it with the platform's, and says so",
+    "draft._clock": "the same",
+    "inventory._recorded": "how old a lease is, for a table",
+    "inventory._by_name": "the same",
+    "lease.hold.learn_age": "of a cluster without a switch, which an earlier driver left, nothing else tells its age",
+    "lease.ledger._now": "when a record was written, for people",
+    "lease.meter.start": "until when a cluster lasts, for a message",
+    "lease.settle.ends_by_itself": "the same",
+    "local_platform.clock.now": "the platform's own dates, which no decision of ours reads",
+    "local_platform.journal.write": "when something happened, for people",
+    "study.run_folder._now": "when something happened, for people",
+    "study.reread._read_first": "when a trial was read, as Optuna keeps it",
+}
+WALL_CLOCK = {
+    *(f"time.{name}" for name in ("time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime")),
+    *(f"datetime.{name}" for name in ("now", "utcnow", "today")),
+    "date.today",
 }
 
 
@@ -328,6 +350,34 @@ def test_the_repeats_test_can_fail(code: str, caught: bool) -> None:
     """A retry by hand is noticed, in each of its usual forms; a loop over different things is none."""
     body = "\n".join(f" {line}" for line in code.splitlines())
     assert repeats(ast.parse(f"def f():\n{body}")) == ({"f"} if caught else set())
+
+
+def clock_readers(tree: ast.Module) -> set[str]:
+    """Return the innermost functions that read the machine's wall clock."""
+    found: set[str] = set()
+
+    def look(node: ast.AST, function: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+            if isinstance(child, ast.Attribute) and ".".join(ast.unparse(child).split(".")[-2:]) in WALL_CLOCK:
+                found.add(inner)
+            look(child, inner)
+
+    look(tree, "the module")
+    return found
+
+
+def test_no_decision_reads_a_clock_that_somebody_can_set() -> None:
+    """A clock that is wrong or jumps, here or on a node, ends nothing and keeps nothing (rows A20, R15)."""
+    found = {f"{name_of(path)}.{function}" for path in SOURCES for function in clock_readers(tree_of(path))}
+    assert found == set(MAY_READ_THE_CLOCK)
+
+
+def test_the_clock_test_can_fail() -> None:
+    """Each usual way of asking for the time is noticed, in nested functions too; a monotonic clock is not."""
+    code = "def f():\n def g(): return {}\n time.monotonic(); time.sleep(1)"
+    for call in ("time.time()", "datetime.now(UTC)", "datetime.datetime.utcnow()", "x(default=time.time)"):
+        assert clock_readers(ast.parse(code.format(call))) == {"g"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -12,9 +12,9 @@ WANTED = {
     *(f"A{n}" for n in range(1, 23)),
     *(f"L{n}" for n in range(1, 19)),
     *(f"S{n}" for n in range(1, 17)),
-    *(f"R{n}" for n in (1, 2, 3, 4, 5, 6, 7, 10, 12)),
-    *(f"D{n}" for n in (1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15)),
-    *(f"T{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12)),
+    *(f"R{n}" for n in range(1, 16)),
+    *(f"D{n}" for n in range(1, 16) if n != 14),  # the beat is one frame in a thread: there is no process of its own
+    *(f"T{n}" for n in range(1, 13)),
     *(f"U{n}" for n in (1, 3, 4, 5, 6)),
 }
 

@@ -49,6 +49,23 @@ def test_trials_run_together(pools: Pools) -> None:
     assert sorted(path.parent.name for path in pools.folder.glob("trials/*/out")) == ["00000", "00001"]
 
 
+def test_no_two_attempts_share_a_directory(pools: Pools) -> None:
+    """What trials at the same time, and attempts after one another, write under one name stays their own (row R14)."""
+    pool = pools.pool()
+
+    def task(work: WorkDir) -> list[str]:
+        other = "00001.1" if work.attempt == "00000.1" else "00000.1"
+        wait = f"until [ -e ../{other}/out ]; do sleep 0.01; done; " if work.attempt.endswith(".1") else ""
+        said = work.run(f"ls; echo {work.attempt} >> out; {wait}pwd; cat out", outputs=["out"]).output
+        return [*said.split(), work.pull("out").read_text().strip()]
+
+    futures = [pool.submit(number, 1, task) for number in range(2)]
+    found = [future.result(60) for future in futures] + [pool.submit(0, 2, task).result(60)]
+    names = ["00000.1", "00001.1", "00000.2"]
+    assert [(*said[:1], *said[2:]) for said in found] == [("parameters.json", name, name) for name in names]
+    assert len({said[1] for said in found}) == 3
+
+
 def test_an_acknowledged_attempt_leaves_the_node(pools: Pools) -> None:
     """An attempt stays on the node until it is said that its result is safe; others are not touched."""
     pool = pools.pool()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from persistent_runner.errors import ConfigError
+from persistent_runner.errors import CommandFailed, ConfigError, LeaseLost
 from persistent_runner.spread import trials_at_a_time
 from tests.pools import DEADLINE
 from tests.studies.trial_here import mpi_compiles
@@ -116,6 +116,26 @@ def test_a_later_start_leaves_machines_alone_on_which_something_runs(pools: Pool
         return work.pull("seen").read_text()
 
     assert set(machines(second.submit(0, 1, joined).result(60))).isdisjoint(other)
+
+
+def test_a_worker_that_dies_is_no_fault_of_the_design(pools: Pools) -> None:
+    """A trial that fails when one of its machines is gone is lost with the cluster; the next one runs it (row R9)."""
+    lease = pools.lease(core_type="marble", cores=8)
+    pool, begun = pools.pool(lease, trial_cores=8), threading.Event()
+    worker = lease.nodes[1].hostname
+    script = "echo begun; ${RESCALE_PREFERRED_REMSH} $(sort -u $TRIAL_HOSTS | grep node1) 'sleep 600'"
+
+    with pytest.raises(CommandFailed, match="exit code 3"):  # all machines are there: it is the design's
+        pool.submit(0, 1, lambda work: work.run("exit 3")).result(DEADLINE)
+    lost = pool.submit(1, 1, lambda work: work.run(script, on_line=lambda _: begun.set()))
+    assert begun.wait(DEADLINE)
+    pools.rescale.faults.order({"what": "worker", "job": lease.job_id})
+    with pytest.raises(LeaseLost, match=rf"has lost a machine of its cluster \({worker}\)"):
+        lost.result(DEADLINE)
+
+    pool.renew(1, 0)
+    pool.open()
+    assert pool.submit(1, 2, lambda work: work.run(f"{MACHINES} | wc -l").output).result(DEADLINE) == "2\n"
 
 
 @pytest.mark.parametrize(

@@ -227,11 +227,11 @@ class Hold:
                 log.warning("Job %s: its dead-man's switch %s", self.job_id, self.heart.ended or "is gone")
         self._countdown.say(self.job_id)
 
-    def check_machines(self) -> None:
+    def check_machines(self, *, workers: bool = False) -> None:
         """Raise where the job or its machines are gone: see `Watch.check_machines`."""
         if self.phase != "submitted":
             raise LeaseLost(f"The lease {self.request.name} is not held any more.")
-        self.watch.check_machines()
+        self.watch.check_machines(workers=workers)
 
     def _keys_in_log(self) -> list[str]:
         return host_keys(self._platform.log(self.job_id, lines=_HOST_KEY_LINES), self.request.name)

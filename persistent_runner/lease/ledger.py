@@ -11,7 +11,6 @@ import json
 import os
 import re
 import socket
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
+from persistent_runner.disk import sync_folder
 from persistent_runner.errors import ConfigError, RunnerError
 from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import hide
@@ -260,9 +260,4 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         # Windows refuses while another process reads the file.
         recover(lambda: Path(temporary).replace(path), {PermissionError: lambda _: None}, _BRIEF)
-        if sys.platform != "win32":  # Windows cannot open a directory, and renames durably
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        sync_folder(path.parent)

@@ -330,9 +330,9 @@ class ClusterLease:
         """Return what the platform says of the job now; raises as `Watch.check` does."""
         return self.hold.watch.check()
 
-    def check_machines(self) -> None:
+    def check_machines(self, *, workers: bool = False) -> None:
         """Raise where the lease's machines are gone or others now; see `Watch.check_machines`."""
-        self.hold.check_machines()
+        self.hold.check_machines(workers=workers)
 
     def turned(self) -> None:
         """Show that the main loop turns: the cluster lives on."""

@@ -45,6 +45,7 @@ class Watch:
         self.cluster: Cluster | None = None
         self.is_launched_anew = False
         self._machines = threading.Lock()
+        self._gone: dict[str, str] = {}  # workers that were there and are not shown any more: their names by id
         self._unknown_since: float | None = None
         self._access = access
         self._platform = access.platform
@@ -158,9 +159,10 @@ class Watch:
             raise LeaseLost(f"Job {self.job_id} ended: {self._obituary()}")
         return state
 
-    def check_machines(self) -> None:
+    def check_machines(self, *, workers: bool = False) -> None:
         """Raise what `check` raises, and LeaseLost where the platform has launched the job anew on other machines.
 
+        With `workers` it is LeaseLost, too, where one of them is gone that was there before.
         Every caller hears of a launch anew, until its machines are used. A platform that cannot be asked, or not by us
         any more, says nothing, and is not waited for: whoever asks has beats to send.
         """
@@ -174,6 +176,9 @@ class Watch:
             if nodes and self._take(nodes):
                 self.is_launched_anew = True
         self.check_launch()
+        if workers and self._gone:
+            names = ", ".join(sorted(self._gone.values()))
+            raise LeaseLost(f"Job {self.job_id} has lost a machine of its cluster ({names}): what ran there is lost.")
 
     def check_launch(self) -> None:
         """Raise LeaseLost where the job was launched anew by all that is known, and its machines are not used yet."""
@@ -192,6 +197,10 @@ class Watch:
         before = self.cluster
         head = (nodes[0].instance_id, nodes[0].started)
         another = before is not None and (before.nodes[0].instance_id, before.nodes[0].started) != head
+        if before is not None:
+            former = {} if another else self._gone | {node.instance_id: node.hostname for node in before.nodes}
+            there = {node.instance_id for node in nodes}
+            self._gone = {name: hostname for name, hostname in former.items() if name not in there}
         self.cluster = Cluster(self.job_id, nodes, (before.generation if before else 0) + another)
         return another
 

@@ -182,6 +182,11 @@ class Cluster:
         if machines:
             self._site.journal.write("machines_gone", job=self._job.id, name=self._job.name)
 
+    def lose_worker(self) -> None:
+        """End the last machine, where there is another one than the head node."""
+        if len(self.machines) > 1:
+            self.machines.pop().node.close()
+
     def go_dark(self) -> None:
         """End all connections and processes and take no connection; the machines stay what they are."""
         for machine in self.machines:

@@ -286,6 +286,12 @@ class Preempt(Action):
     relaunch: float | None = Field(None, ge=0)
 
 
+class Worker(Action):
+    """The last machine of several is gone at once, with its connections, and is shown no more; the job goes on."""
+
+    what: Literal["worker"] = "worker"
+
+
 class Reboot(Action):
     """All processes of the machines end; after `seconds` the same machines run the command again from its start."""
 

@@ -318,6 +318,8 @@ class VirtualJob:
             head.move()
         elif isinstance(action, fault_kinds.Ssh):
             self.cluster.disturb(action)
+        elif isinstance(action, fault_kinds.Worker):
+            self.cluster.lose_worker()
         elif isinstance(action, fault_kinds.Stop):
             self._stop_taken = self._stop_asked = True
         return run

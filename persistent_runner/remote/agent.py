@@ -150,9 +150,13 @@ def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(fd, "wb") as f:
-        f.write(data)
-    os.rename(new, path)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+        os.rename(new, path)
+    except BaseException:
+        remove(new)
+        raise
 
 
 class Unwanted(Exception):
@@ -480,22 +484,26 @@ def supervise(
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    log = os.open(os.path.join(where, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    close_inherited({0, 1, 2, report})
-    become_subreaper()
-    me = os.getpid()
-    spare = os.path.join(where, "exit.spare")
-    with open(spare, "wb") as f:  # room for the record of a command that fills the disk
-        f.write(b" " * 4096)
-    started = (process_stat(me) or ("", 0, ""))[2]
-    record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
-    write_whole(os.path.join(where, "pid"), record)
-    with open(running, "wb") as f:
-        f.write(record)
+    try:
+        me, spare = os.getpid(), os.path.join(where, "exit.spare")
+        log = os.open(os.path.join(where, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        close_inherited({0, 1, 2, report})
+        become_subreaper()
+        with open(spare, "wb") as f:  # room for the record of a command that fills the disk
+            f.write(b" " * 4096)
+        started = (process_stat(me) or ("", 0, ""))[2]
+        record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
+        write_whole(os.path.join(where, "pid"), record)
+        with open(running, "wb") as f:
+            f.write(record)
+    except (IOError, OSError) as e:  # there is no room even for the record that would say so
+        os.write(report, json.dumps(refused(e, work)).encode())
+        remove(running)
+        return
     unwanted = os.path.join(where, "kill")
     refusal = None
     try:
@@ -505,7 +513,7 @@ def supervise(
     except Unwanted:
         pass
     except (IOError, OSError) as e:
-        refusal = refused(e)
+        refusal = refused(e, work)
     begun = time.monotonic()
     if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
         state, code, peak = "killed", 128 + signal.SIGTERM, 0
@@ -546,12 +554,31 @@ def ask_to_end(where: str) -> bool:
     return record is not None
 
 
-def refused(e: BaseException) -> Dict[str, Any]:
-    """The answer that says why a request was not carried out."""
+def is_full(e: BaseException) -> bool:
+    return getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def refused(e: BaseException, folder: str) -> Dict[str, Any]:
+    """The answer that says why a request was not carried out, and how much room a full disk has."""
     number = getattr(e, "errno", None)
-    kind = "disk" if number in (errno.ENOSPC, errno.EDQUOT) else "refused"
     text = ": ".join(filter(None, [os.strerror(number), getattr(e, "filename", None)])) if number else repr(e)
+    if is_full(e):
+        text += room(os.path.dirname(getattr(e, "filename", None) or "") or folder)
+    kind = "disk" if is_full(e) else "refused"
     return {"t": "error", "kind": kind, "text": str(e) if isinstance(e, ValueError) else text}
+
+
+def room(folder: str) -> str:
+    """How much of a file system is free, in words; empty where it does not say."""
+    while not os.path.isdir(folder) and len(folder) > 1:
+        folder = os.path.dirname(folder)
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return ""
+    free, whole = (n * found.f_frsize / 1e6 for n in (found.f_bavail, found.f_blocks))
+    files = ", and no file more can be made there" if found.f_files and not found.f_favail else ""
+    return "; %.1f of %.1f MB are free in %s%s" % (free, whole, folder, files)
 
 
 # ---------------------------------------------------------------- the agent
@@ -585,6 +612,18 @@ class Watch(object):
         self.since = time.monotonic()
         self.sent = request.get("follow")  # type: Optional[int]  # bytes of the log that the driver has; None: no log
         self.seldom = self.sent is not None and bool(request.get("seldom"))
+
+    def said(self) -> Optional[Dict[str, Any]]:
+        """What a supervisor of our own said that could not even begin; closes the descriptor."""
+        if self.fd is None:
+            return None
+        found = None  # type: Optional[Dict[str, Any]]
+        try:
+            found = json.loads(os.read(self.fd, CHUNK).decode())
+        except (OSError, ValueError):  # it began, or is another agent's
+            pass
+        os.close(self.fd)
+        return found
 
     def is_over(self) -> bool:
         """Whether the exit record is there, or never will be."""
@@ -731,7 +770,7 @@ class Agent(object):
                 raise ValueError("this agent answers pings alone")
             reply = getattr(self, "do_" + header["t"])(header, body)  # type: Optional[Reply]
         except Exception as e:  # one bad request must not end the agent: it would come again to the next one
-            reply = refused(e), b""
+            reply = refused(e, self.folder_of(header)), b""
         return None if reply is None else (dict(reply[0], id=header["id"]), reply[1])
 
     def answer_aside(self, header: Dict[str, Any], body: bytes) -> None:
@@ -765,6 +804,11 @@ class Agent(object):
         """(working directory, record directory) of the command that a request names."""
         work = plain_path(self.root, header["attempt"])
         return work, os.path.join(work, ".attempt", str(int(header["seq"])))
+
+    def folder_of(self, header: Dict[str, Any]) -> str:
+        """The folder that a request is about, as far as there is one."""
+        name = str(header.get("attempt") or os.path.dirname(str(header.get("path") or "")))
+        return os.path.join(self.root or self.lease, name)
 
     def do_run(self, header: Dict[str, Any], body: bytes) -> Optional[Reply]:
         work, where = self.place(header)
@@ -932,9 +976,10 @@ class Agent(object):
     def report(self, request_id: int) -> None:
         """Send the exit of a command with what is small of its results."""
         watch = self.watches.pop(request_id)
-        if watch.fd is not None:
-            os.close(watch.fd)
+        said = watch.said()
         record = read_json(os.path.join(watch.where, "exit.json"))
+        if record is None and said:
+            record = {"refusal": said}
         if record is None:  # looked at once more, after its supervisor was seen dead
             self.bury(watch)
             self.send({"t": "exit", "id": request_id, "state": "lost"})
@@ -1004,6 +1049,10 @@ class Agent(object):
                 or not (named_by_it or sha256(path) == header["sha256"])
             ):
                 raise
+        except OSError as e:
+            if is_full(e):
+                remove(part)  # half a file takes the room that others need
+            raise
         return {"t": "done"}, b""
 
     def do_get(self, header: Dict[str, Any], body: bytes) -> Reply:

@@ -51,6 +51,10 @@ class RequestRefused(RunnerError):
     """The agent could not do what was asked: the file system refused, or the request made no sense there."""
 
 
+class NoRoom(RequestRefused):
+    """The disk of the node is full."""
+
+
 class Link:
     """One agent on one node, for as long as the node lives.
 
@@ -355,8 +359,9 @@ class Link:
         if request is None:
             return
         if header["t"] == "error":
-            remedy = "The disk of the node is full." if header["kind"] == "disk" else ""
-            request.future.set_exception(RequestRefused(f"{self._node}: {header['text']}", remedy=remedy))
+            text = f"{self._node}: {header['text']}"
+            full = NoRoom(text, remedy="The disk of the node is full.")
+            request.future.set_exception(full if header["kind"] == "disk" else RequestRefused(text))
         else:
             request.future.set_result((header, body))
 

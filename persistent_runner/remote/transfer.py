@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from persistent_runner.crash import crash_point
+from persistent_runner.disk import sync_folder
 from persistent_runner.errors import ConfigError, ResultMissing
 from persistent_runner.remote.agent import STATIC
 
@@ -42,6 +43,7 @@ def fetch(link: Link, attempt: str, output: OutputFile, target: Path) -> None:
             os.fsync(file.fileno())
         _compare(found.hexdigest(), output, attempt)
         part.replace(target)
+        sync_folder(target.parent)
         crash_point("renamed")
     except BaseException:
         part.unlink(missing_ok=True)

@@ -5,28 +5,29 @@ from __future__ import annotations
 import contextlib
 import difflib
 import glob
-import hashlib
-import json
 import logging
 import queue
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from persistent_runner.disk import refusal_of
 from persistent_runner.duration import parse_duration
 from persistent_runner.errors import (
     AttemptLost,
     ConnectionLost,
     HostNotProven,
     LeaseLost,
+    NodeDiskFull,
     ResultMissing,
     RunnerError,
 )
-from persistent_runner.inputs import LINK_MODE, SharedFile, shared_file, walk_inputs
+from persistent_runner.inputs import LINK_MODE, SharedFile
 from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import failure_of
-from persistent_runner.remote.link import RequestRefused
-from persistent_runner.render import Delimiters, render_inputs
+from persistent_runner.remote.link import NoRoom, RequestRefused
+from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
+from persistent_runner.render import Delimiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,32 +59,6 @@ class CommandResult:
     def output(self) -> str:
         """What the command printed, both streams."""
         return self.log.read_text("utf-8", "replace")
-
-
-Pushed = dict[str, tuple[bytes | SharedFile, int]]
-"""Path in the working directory: content and mode."""
-
-
-def pushed(root: Path, inputs: Sequence[str], parameters: Mapping[str, Any], delimiters: Delimiters) -> Pushed:
-    """Return what a push puts into a working directory; ConfigError for an input that is missing or does not render."""
-    files = walk_inputs(root, inputs)
-    found: Pushed = {file.path: (shared_file(file), file.mode) for file in files if file.shared}
-    rest = [file for file in files if not file.shared]
-    found |= {path: (data, mode) for path, data, mode in render_inputs(rest, parameters, delimiters)}
-    return found | {"parameters.json": (_as_json(parameters), 0o644)}
-
-
-def command_hash(command: str, outputs: Sequence[str], files: Iterable[tuple[str, bytes | SharedFile, int]]) -> str:
-    """Return what a command is known by on the node: itself, the outputs it names and what was pushed for it."""
-    digest = hashlib.sha256(json.dumps([command, sorted(outputs)]).encode())
-    for path, data, mode in sorted(files, key=lambda file: file[0]):
-        content = data.sha256 if isinstance(data, SharedFile) else hashlib.sha256(data).hexdigest()
-        digest.update(json.dumps([path, mode, content]).encode())
-    return digest.hexdigest()
-
-
-def _as_json(parameters: Mapping[str, Any]) -> bytes:
-    return json.dumps(parameters, indent=1).encode() + b"\n"
 
 
 class WorkDir:
@@ -119,6 +94,7 @@ class WorkDir:
         self._delimiters = delimiters or Delimiters()
         self._parameters: dict[str, Any] = {}
         self._sent: set[str] = {"parameters.json"}
+        self._sent_bytes = 0  # of the inputs of the last command
         self._pushed: Pushed = {}
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
@@ -128,7 +104,10 @@ class WorkDir:
         self._running: int | None = None
         self._dead: Exception | None = None
         self._live = live_log.LiveLog(folder, 0)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refusal(error) from None
         live_log.forget(folder)
 
     @property
@@ -180,9 +159,10 @@ class WorkDir:
         seq, self._seq = self._seq, self._seq + 1
         with self._machine():
             if "parameters.json" in self._pushed:  # for people, beside the results
-                (self.folder / "parameters.json").write_bytes(_as_json(self._parameters))
+                (self.folder / "parameters.json").write_bytes(as_json(self._parameters))
         files = [(path, data, mode) for path, (data, mode) in sorted(self._pushed.items())]
         self._sent |= self._pushed.keys()
+        self._sent_bytes = sum(data.size_bytes if isinstance(data, SharedFile) else len(data) for _, data, _ in files)
         self._pushed = {}
         self._running = seq
         try:
@@ -262,12 +242,17 @@ class WorkDir:
         except _MACHINE_FAULTS as error:
             self._dead = self._dead or error
             raise self._dead from None
-        except OSError as error:  # of this machine: the node's own come as ours
-            self._dead = RunnerError(
-                f"{self._label}: {self.folder} cannot be written: {error.strerror or error}",
-                remedy="Make room or mend the folder, then run the same line: it goes on where it stopped.",
-            )
+        except NoRoom as error:
+            self._link.drop(self.attempt)  # half of its inputs would take the room that the next try needs
+            size = f"{self._sent_bytes / 1e6:.1f} MB"
+            self._dead = NodeDiskFull(f"{self._label}: there is no room for its inputs of {size}: {error.message}")
             raise self._dead from None
+        except OSError as error:  # of this machine: the node's own come as ours
+            self._dead = self._refusal(error)
+            raise self._dead from None
+
+    def _refusal(self, error: OSError, needs_bytes: int = 0) -> RunnerError:
+        return refusal_of(error, self.folder, whose=f"{self._label}: ", needs_bytes=needs_bytes)
 
     def _wait(
         self,
@@ -349,12 +334,16 @@ class WorkDir:
         self._live.end(ended)
         if ended.log_bytes > len(ended.log_tail) and ended.log_bytes <= _LOG_MOST:
             for output in self._list([f".attempt/{seq}/log"]):
-                transfer.fetch(self._link, self.attempt, output, path)
+                self._fetch(output, path)
             self._live.remove()
             return path
         cut = b"" if ended.log_bytes == len(ended.log_tail) else b"[the beginning was left on the node]\n"
         new = path.with_name(path.name + ".new")  # a reader sees all of it or nothing
-        new.write_bytes(cut + ended.log_tail)
+        try:
+            new.write_bytes(cut + ended.log_tail)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
         new.replace(path)
         self._live.remove()
         return path
@@ -374,10 +363,17 @@ class WorkDir:
     def _bring(self, output: OutputFile) -> Path:
         target = self.folder.joinpath(*output.path.split("/"))
         try:
-            transfer.fetch(self._link, self.attempt, output, target)
+            self._fetch(output, target)
         except RequestRefused as error:
             raise ResultMissing(f"{self._label}: {output.path} cannot be read: {error.message}") from None
         return target
+
+    def _fetch(self, output: OutputFile, target: Path) -> None:
+        try:
+            transfer.fetch(self._link, self.attempt, output, target)
+        except OSError as error:
+            self._dead = self._refusal(error, output.size_bytes)
+            raise self._dead from None
 
     def _problem_here(self, name: str) -> str:
         """Return why a file of the node cannot be kept here under its name; empty when it can."""

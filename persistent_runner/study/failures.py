@@ -14,7 +14,9 @@ from persistent_runner.errors import (
     CommandTimedOut,
     ConnectionLost,
     LeaseLost,
+    NodeDiskFull,
     ParametersInvalid,
+    ResultMissing,
 )
 from persistent_runner.remote.live_log import end_of_last_log
 from persistent_runner.study.tables import Table
@@ -134,9 +136,19 @@ def judge(error: TrialFailed, folder: Path, rules: FailuresTable | None) -> Verd
     rules = rules or FailuresTable()
     log = end_of_last_log(folder, _END)
     code = error.exit_code_of_command if isinstance(error, CommandFailed) else None
-    name = next(_by_rules(rules, log, code), "") or _by_itself(error, log, code)
+    # Inputs that found no room are no class of the user's, and what an earlier command printed says nothing of it.
+    by_rule = "" if isinstance(error, NodeDiskFull) else next(_by_rules(rules, log, code), "")
+    name = by_rule or _by_itself(error, log, code)
     rule: FailureRule = getattr(rules, name)
     return Verdict(name.replace("_", " "), rule.do or _ACTIONS.get(name, "fail"))
+
+
+def told(error: TrialFailed, number: int, folder: Path) -> tuple[str, str]:
+    """Return what is said of a trial's failure, and what to do about it; `folder` is the trial's local one."""
+    # A reader of files does not know whose they are.
+    message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+    here = f"Its files here: {folder}" if isinstance(error, ResultMissing) else ""
+    return message, "\n".join(filter(None, (error.remedy, here)))
 
 
 def kind_of(error: RunnerError) -> str:
@@ -156,6 +168,8 @@ def _by_rules(rules: FailuresTable, log: str, code: int | None) -> Iterator[str]
 def _by_itself(error: TrialFailed, log: str, code: int | None) -> str:
     if isinstance(error, ParametersInvalid):
         return "parameters_invalid"
+    if isinstance(error, NodeDiskFull):
+        return "disk_full"
     if isinstance(error, CommandTimedOut):
         return "timed_out"
     if isinstance(error, CommandStalled):

@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import logging
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -18,18 +19,17 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from persistent_runner.crash import crash_point
-from persistent_runner.duration import format_duration
 from persistent_runner.errors import (
     AttemptLost,
     BudgetSpent,
     ConnectionLost,
+    DiskFull,
     LeaseLost,
-    ResultMissing,
     RunnerError,
     TrialFailed,
 )
 from persistent_runner.study.committed import Results
-from persistent_runner.study.failures import judge, kind_of
+from persistent_runner.study.failures import judge, kind_of, told
 from persistent_runner.study.fuse import Fuse
 from persistent_runner.study.outbox import Outbox
 from persistent_runner.study.progress import Progress, Running
@@ -103,7 +103,7 @@ class Loop:
         self._fatal: BaseException | None = None
         self._stopping = Stopping(interrupts, machines.stop_running)
         self.progress = Progress(running=self._running)
-        self._outbox = Outbox(study, self.progress)
+        self._outbox = Outbox(study, self.progress, machines.most_idle)
         self._results = Results(folder, self._outbox, machines)
 
     def run(self) -> Progress:
@@ -122,14 +122,7 @@ class Loop:
         self._on_turn(progress)
         if self._fatal is not None:
             raise self._fatal
-        if self._is_out_of_time() and progress.settled < progress.total:
-            progress.out_of_time = True
-            if not self._interrupts.count:
-                log.warning(
-                    "max_time is over with %d of %d trials; the same line goes on", progress.settled, progress.total
-                )
-        if progress.others:
-            log.info("%d trials of other drivers still run", progress.others)
+        progress.say_end(out_of_time=self._is_out_of_time(), interrupted=bool(self._interrupts.count))
         return progress
 
     # -- one turn
@@ -195,7 +188,8 @@ class Loop:
             return
         if not self._is_ending and tenure.lost:
             self._take_saved()
-        if not self._is_ending and (tenure.lost or (not tenure.has_time and self._is_more_wanted())):
+        is_over = not tenure.has_time and self._standby.room(1) > 0 and self._is_more_wanted()
+        if not self._is_ending and (tenure.lost or is_over):
             self._renew()
         for running in tenure.take_lost():
             if self._is_ending:
@@ -209,7 +203,11 @@ class Loop:
         saved = self._machines.saved({running.trial.number: running.params for running in lost})
         for running in [running for running in lost if running.trial.number in saved]:
             found = saved[running.trial.number]
-            self._commit(running, TrialState.COMPLETE, found.seconds, outcome=found.outcome)
+            try:
+                self._commit(running, TrialState.COMPLETE, found.seconds, outcome=found.outcome)
+            except DiskFull as full:  # the next start fetches it again; on another cluster it would run again
+                self._fatal = full
+                return
             lost.remove(running)
         self._outbox.deliver()  # whether another cluster is needed depends on it
 
@@ -220,16 +218,8 @@ class Loop:
 
     def _renew(self) -> None:
         """Go on with another cluster, or note why there is none."""
-        tenure = self._tenure
         try:
-            self._machines.renew(self.progress.settled_now - self._given_up, tenure.expected_seconds)
-            tenure.begin()
-            if not tenure.has_time:
-                raise StudyFailed(
-                    f"a trial takes {format_duration(tenure.expected_seconds)}, and a new cluster ends after "
-                    f"{format_duration(tenure.left())}",
-                    remedy="Raise walltime in [cluster], max_cost or max_time in [study].",
-                )
+            self._tenure.renew(self._machines.renew, self.progress.settled_now - self._given_up)
         except BudgetSpent as error:
             log.warning("%s", error)
             self.progress.out_of_time = True
@@ -243,7 +233,8 @@ class Loop:
         if self._limits.more is not None:
             return self._asked < self._limits.more
         progress, counted = self.progress, self._outbox.stored(self._count)
-        return counted and progress.settled + progress.others + self._under_way < progress.total
+        under_way = progress.others + self._under_way - self._proposals.is_torn
+        return counted and progress.settled + under_way < progress.total
 
     @property
     def _under_way(self) -> int:
@@ -266,21 +257,36 @@ class Loop:
         number = trial.number
         where = self._machines.where()
         attempt = self._attempts.begin(number, where)
-        self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
-        crash_point("attempt-recorded")
+        running = Running(trial, attempt, Future(), params, where)
+        try:
+            self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
+            crash_point("attempt-recorded")
+            running.future = self._machines.submit(number, attempt, task_of(self._objective, trial))
+        except DiskFull as full:
+            self._wait_for_room(running, full)
+            return
+        self._running[number] = running
         self._folder.event("start", trial=number, attempt=attempt, params=params)
-        self._running[number] = Running(
-            trial, attempt, self._machines.submit(number, attempt, task_of(self._objective, trial)), params
-        )
         crash_point("launched")
 
     def _start_again(self, running: Running) -> None:
         self._start(running.trial, running.params)
 
+    def _wait_for_room(self, running: Running, full: DiskFull) -> None:
+        """Begin the same attempt anew when this machine has room: what has ended on the cluster is joined there."""
+        self._attempts.stays(running.trial.number, running.attempt, running.where)
+        self._standby.wait_for_room(running, full, is_ending=self._is_ending)
+
     # -- the end of an attempt
 
     def _settle(self, running: Running) -> None:
         """Commit what came of an attempt, or give its trial another one."""
+        try:
+            self._take(running)
+        except DiskFull as full:
+            self._wait_for_room(running, full)
+
+    def _take(self, running: Running) -> None:
         number = running.trial.number
         seconds = time.monotonic() - running.since
         try:
@@ -292,6 +298,8 @@ class Loop:
             self._settle_failed(running, error, seconds)
         except (AttemptLost, LeaseLost, ConnectionLost) as error:
             self._again(running, error, seconds)
+        except DiskFull:
+            raise
         except RunnerError as error:
             # The machine, the lease or the settings: the trial is as good as before and waits for the next start.
             self._give_back(running)
@@ -314,8 +322,7 @@ class Loop:
         number = running.trial.number
         folder = self._folder.path / f"trials/{number:05d}"
         verdict = judge(error, folder, self._failures)
-        # A reader of files does not know whose they are.
-        message = error.message if f"trial {number}" in error.message else f"trial {number}: {error.message}"
+        message, remedy = told(error, number, folder)
         if self._standby.takes(running, verdict, message, together=self._under_way, is_ending=self._is_ending):
             return
         pilot = self._pilot if self._pilot and not self.progress.complete else None
@@ -323,8 +330,6 @@ class Loop:
             self._give_back(running)
             self._fatal = self._fatal or ended
             return
-        here = f"Its files here: {folder}" if isinstance(error, ResultMissing) else ""
-        remedy = "\n".join(filter(None, (error.remedy, here)))
         self._fuse.say(number, message, remedy)
         infeasible = verdict.action == "infeasible"
         self._commit(

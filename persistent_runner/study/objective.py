@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.crash import crash_point
 from persistent_runner.errors import ParametersInvalid, ResultMissing, ValueMisfit
-from persistent_runner.remote.workdir import command_hash, pushed
+from persistent_runner.remote.pushed import command_hash, pushed
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,12 @@ class StorageAway(RunnerError):
 
 
 class Outbox:
-    """What is committed and not told yet, by trial."""
+    """What is committed and not told yet, by trial; an idle cluster waits `most_idle` seconds for the storage."""
 
-    def __init__(self, study: optuna.Study, progress: Progress) -> None:
+    def __init__(self, study: optuna.Study, progress: Progress, most_idle: float = math.inf) -> None:
         self._study = study
         self._progress = progress
+        self._most_idle = min(AWAY_SECONDS, most_idle)
         self._results: dict[int, tuple[optuna.Trial, Result]] = {}
         self._away_since: float | None = None
 
@@ -81,7 +83,7 @@ class Outbox:
         """
         if self._away_since is None or (leaving and not self._results):
             return False
-        if leaving or time.monotonic() - self._away_since > AWAY_SECONDS:
+        if leaving or time.monotonic() - self._away_since > self._most_idle:
             raise StorageAway(
                 f"the study's storage does not answer; {len(self._results)} results wait in the journal",
                 remedy="When it is back run the same line: it tells them and goes on where it stopped.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from persistent_runner.study.proposals import is_feasible, is_imported, is_rejec
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+log = logging.getLogger(__name__)
 
 
 def settled(study: optuna.Study) -> int:
@@ -44,12 +47,13 @@ class Limits:
 
 @dataclass
 class Running:
-    """A trial under way; `params` as far as they are known, `last_line` of what its commands have printed."""
+    """A trial under way, `where` it runs, `params` as far as they are known, `last_line` of what it has printed."""
 
     trial: optuna.Trial
     attempt: int
     future: Future[Any]
     params: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
     since: float = field(default_factory=time.monotonic)
     last_line: str = ""
 
@@ -108,6 +112,15 @@ class Progress:
         """Count a trial of this start that has ended after so long."""
         self.settled_now += 1
         self.seconds_of_trials += seconds
+
+    def say_end(self, *, out_of_time: bool, interrupted: bool) -> None:
+        """Note and say what is left at the end of a start, and why."""
+        if out_of_time and self.settled < self.total:
+            self.out_of_time = True
+            if not interrupted:
+                log.warning("max_time is over with %d of %d trials; the same line goes on", self.settled, self.total)
+        if self.others:
+            log.info("%d trials of other drivers still run", self.others)
 
     def count(self, study: optuna.Study) -> None:
         """Count the trials of a study anew."""

@@ -71,12 +71,24 @@ class Proposals:
         self._study = study
         self._run = folder.run_id
         self._designs = designs
+        self._torn: optuna.Trial | None = None
         self.rejected = 0
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether the storage did not take all of the last trial: the next one is that."""
+        return self._torn is not None
 
     def next(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """Return the next trial and its parameters so far; None where the design is not allowed, and another is to
         be asked for. StudyFailed after too many of these.
         """  # noqa: D205 - one sentence
+        trial = self._torn = self._torn or self._ask()
+        found = self._suggested(trial)
+        self._torn = None
+        return found
+
+    def _ask(self) -> optuna.Trial:
         ours = {"run": self._run}
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             # Put in first and taken out by the ask, so that a crash at any moment leaves a trial that is known as ours.
@@ -86,6 +98,9 @@ class Proposals:
         trial = self._study.ask()
         if owner(trial) != self._run:
             trial.set_user_attr(USER_ATTRIBUTE, ours)
+        return trial
+
+    def _suggested(self, trial: optuna.Trial) -> tuple[optuna.Trial, dict[str, Any]] | None:
         if self._designs is None:
             return trial, trial.params
         _ = trial.relative_params  # where nsga2 and nsga3 note the generation, also of a design that was enqueued

@@ -51,7 +51,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 def write_table(folder: RunFolder, study: optuna.Study) -> pd.DataFrame:
     """Write the table as `trials.csv` of a run folder, and return it."""
     table = trials_table(study)
-    folder.write("trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    folder.keep("trials.csv", table.to_csv(index=False, lineterminator="\n"))
     return table
 
 

@@ -37,8 +37,12 @@ class Attempts:
         elif record["kind"] in {"result", "pilot"}:
             self._places.pop(record["trial"], None)
 
+    def stays(self, number: int, attempt: int, where: str) -> None:
+        """Note that an attempt is not over: it goes on where it was started."""
+        self._last[number], self._places[number] = attempt, where
+
     def begin(self, number: int, where: str) -> int:
-        """Return the attempt that a trial begins on these machines: an earlier start's own, if it may still run there.
+        """Return the attempt that a trial begins on these machines: one that is not over, if it was started there.
 
         That one is joined; any other gets a number of its own.
         """
@@ -113,14 +117,21 @@ def commit(folder: RunFolder, number: int, params: dict[str, Any], result: Resul
 
 
 def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
-    """Tell a study what came of a trial; once more does nothing."""
+    """Tell a study what came of a trial; once more does nothing, and says so where the study has something else."""
     with contextlib.suppress(UpdateFinishedTrialError):  # told before, and the answer was lost
         # A finished trial takes no attribute any more, so the facts go first.
         trial.set_user_attr(USER_ATTRIBUTE, result.facts)
         for name, violation in result.constraints.items():
             if name not in trial.storage.get_trial(trial._trial_id).constraints:  # noqa: SLF001 - the answer was lost
                 trial.set_constraint(name, violation)
-        study.tell(trial, result.values, state=result.state, skip_if_finished=True)
+    told = study.tell(trial, result.values, state=result.state, skip_if_finished=True)
+    if (told.state, told.values) != (result.state, None if result.values is None else list(result.values)):
+        log.warning(
+            "trial %d: somebody else has told the study %s, and here it gave %s; the study keeps the former",
+            trial.number,
+            told.values or told.state.name,
+            list(result.values) if result.values else result.state.name,
+        )
 
 
 def give_back(study: optuna.Study, trial: optuna.Trial, folder: RunFolder) -> None:

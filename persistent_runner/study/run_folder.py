@@ -8,12 +8,15 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import filelock
 
-from persistent_runner.errors import ConfigError, RunnerError
+from persistent_runner.disk import append_whole, refusal_of, write_whole
+from persistent_runner.errors import ConfigError
+from persistent_runner.recovery import Backoff, recover
 from persistent_runner.redaction import redact
 
 if TYPE_CHECKING:
@@ -21,7 +24,20 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
+
+_WHILE_OPEN = Backoff(first=0.2, most=1.0, total=3.0)  # for another program to let go of a file
+
+
+class _RunLog(logging.FileHandler):
+    """A log that a full disk stops, and nothing else; what it did not take is written when there is room again."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say nothing where the disk is full: the study itself does."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class RunFolder:
@@ -113,19 +129,13 @@ class RunFolder:
     def commit(self, **record: Any) -> None:
         """Append a record to the journal and wait until the disk has it: the commit point of a result.
 
-        RunnerError where it cannot be written.
+        RunnerError where it cannot be written, DiskFull among them.
         """
         path = self.path / "journal.jsonl"
         try:
-            with path.open("ab") as file:
-                file.write(redact(json.dumps(record | {"at": _now()})).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_whole(path, redact(json.dumps(record | {"at": _now()})).encode() + b"\n")
         except OSError as error:
-            raise RunnerError(
-                f"{path} cannot be written: {error.strerror}",
-                remedy="Make room or mend the disk, then run the same line: it goes on where it stopped.",
-            ) from error
+            raise refusal_of(error, path) from error
 
     def event(self, kind: str, **facts: Any) -> None:
         """Append a line to `events.jsonl`, for whoever watches; nothing depends on it."""
@@ -135,15 +145,29 @@ class RunFolder:
     def write(self, name: str, text: str) -> Path:
         """Write a file of the run folder whole, without secrets: a reader sees the old one or the new one."""
         path = self.path / name
-        new = path.with_name(path.name + ".new")
-        new.write_text(redact(text), encoding="utf-8", newline="\n")
-        new.replace(path)
+        write_whole(path, redact(text).encode())
         return path
+
+    def keep(self, name: str, text: str) -> None:
+        """Write a file that is only looked at; where that cannot be, say so once and end nothing.
+
+        A file that another program has open is waited for a moment (Windows lets nobody replace it). The next start
+        writes it in any case.
+        """
+        try:
+            recover(lambda: self.write(name, text), {PermissionError: lambda _: None}, _WHILE_OPEN)
+        except OSError as error:
+            log.warning(
+                "%s could not be written: %s. Is it open in another program? All results are in the journal, and the "
+                "same line again writes it.",
+                self.path / name,
+                error.strerror or error,
+            )
 
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
         """Keep the whole log of this start in `run.log`."""
-        handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
+        handler = _RunLog(self.path / "run.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         ours, theirs = logging.getLogger("persistent_runner"), logging.getLogger("paramiko")
         before = ours.level, theirs.level, theirs.propagate
@@ -157,7 +181,8 @@ class RunFolder:
         finally:
             for logger in (ours, theirs):
                 logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take
+                handler.close()
             ours.setLevel(before[0])
             theirs.setLevel(before[1])
             theirs.propagate = before[2]

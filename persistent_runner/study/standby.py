@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from persistent_runner.disk import has_room
 from persistent_runner.duration import format_duration
 from persistent_runner.study.proposals import StudyFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from persistent_runner.errors import DiskFull
     from persistent_runner.study.failures import Verdict
     from persistent_runner.study.progress import Running
 
@@ -21,7 +24,18 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3  # tries of one trial in one start before what is no fault of the design is told as FAIL
 _ATTEMPTS_OF = {"out of memory": 2}
 FIRST_WAIT = 60.0  # seconds
+FIRST_LOOK = 5.0  # seconds, whether this machine's disk has room
 LONGEST_WAIT = 900.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A trial that runs again, for what it waits and when it is due by the monotonic clock; not before `is_over`."""
+
+    due: float
+    running: Running
+    kind: str
+    is_over: Callable[[], bool] = lambda: True
 
 
 class Standby:
@@ -33,8 +47,9 @@ class Standby:
         self._most_idle = most_idle
         self._start = start
         self._give_back = give_back
-        self._waiting: list[tuple[float, Running, str]] = []  # when each is due, by the monotonic clock, and for what
+        self._waiting: list[_Waiting] = []
         self._lost: Counter[int] = Counter()
+        self._losses_of_room: Counter[int] = Counter()
         self._wait = FIRST_WAIT
         self._fewer = 0
         self._is_paused = False
@@ -69,7 +84,7 @@ class Standby:
             self._start(running)
         else:
             wait, self._wait = self._wait, min(2 * self._wait, LONGEST_WAIT)
-            self._waiting.append((time.monotonic() + wait, running, kind))
+            self._waiting.append(_Waiting(time.monotonic() + wait, running, kind))
             self._is_paused |= verdict.action == "pause"
             self._fewer += together - self._fewer > 1
             others = ", with fewer trials at a time" if self._fewer else ""
@@ -77,6 +92,19 @@ class Standby:
             again = f"it runs again in {format_duration(wait)}{others}"
             log.warning("%s\ntrial %d: %s; %s", message, number, kind, again)
         return True
+
+    def wait_for_room(self, running: Running, full: DiskFull, *, is_ending: bool) -> None:
+        """Let a trial go on when this machine's disk has room again; no other one starts before."""
+        if is_ending:
+            self._give_back(running)
+            return
+        self._losses_of_room[running.trial.number] += 1
+        wait = min(FIRST_LOOK * 2 ** (self._losses_of_room[running.trial.number] - 1), LONGEST_WAIT)
+        kind = "disk full here"
+        self._waiting.append(_Waiting(time.monotonic() + wait, running, kind, lambda: has_room(full)))
+        if not self._is_paused:
+            log.warning("%s\nNo trial starts until there is room; what runs goes on, and nothing is lost.", full)
+        self._is_paused = True
 
     def turn(self, *, is_ending: bool, is_idle: bool) -> StudyFailed | None:
         """Start what has waited long enough; return what ends the study where that has idled for too long."""
@@ -90,20 +118,20 @@ class Standby:
         if now - self._idle_since <= self._most_idle:
             return None
         return StudyFailed(
-            f"{self._waiting[0][2]}: nothing could run for {format_duration(self._most_idle)}, and the cluster is not "
-            "kept waiting any longer",
+            f"{self._waiting[0].kind}: nothing could run for {format_duration(self._most_idle)}, and the cluster is "
+            "not kept waiting any longer",
             remedy="The trials that waited are the first ones of the next start: the same line goes on.",
         )
 
     def take_all(self) -> list[Running]:
         """Return all that waits, once."""
         waiting, self._waiting = self._waiting, []
-        return [running for _, running, _ in waiting]
+        return [entry.running for entry in waiting]
 
     def _take_due(self, now: float) -> list[Running]:
-        due = [running for when, running, _ in self._waiting if when <= now]
-        self._waiting = [entry for entry in self._waiting if entry[0] > now]
-        return due
+        due = [entry for entry in self._waiting if entry.due <= now and entry.is_over()]
+        self._waiting = [entry for entry in self._waiting if entry not in due]
+        return [entry.running for entry in due]
 
     def room(self, capacity: int) -> int:
         """Return how many trials may run or wait at a time."""
@@ -112,3 +140,4 @@ class Standby:
     def saw_an_end(self) -> None:
         """Note that a trial has ended for good: it ran, so what the others waited for is there again."""
         self._wait, self._fewer, self._is_paused = FIRST_WAIT, 0, False
+        self._losses_of_room.clear()

@@ -7,6 +7,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from persistent_runner.duration import format_duration
+from persistent_runner.study.proposals import StudyFailed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,10 +30,17 @@ class Tenure:
         self._seconds: deque[float] = deque(maxlen=_RUNS_SEEN)
         self._cut_seconds = 0.0
 
-    def begin(self) -> None:
-        """Note that there is another cluster."""
+    def renew(self, renew: Callable[[int, float], None], finished: int) -> None:
+        """Go on with another cluster, after `finished` trials; StudyFailed where a trial is longer than that one."""
+        renew(finished, self.expected_seconds)
         self.has_ended = False
         self._ended_at = math.inf
+        if not self.has_time:
+            raise StudyFailed(
+                f"a trial takes {format_duration(self.expected_seconds)}, and a new cluster ends after "
+                f"{format_duration(self.left())}",
+                remedy="Raise walltime in [cluster], max_cost or max_time in [study].",
+            )
 
     def end(self) -> None:
         """Note that the time of the cluster is over."""

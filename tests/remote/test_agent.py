@@ -85,6 +85,19 @@ def test_a_reused_process_id_is_dead() -> None:
     assert not agent.is_alive({**record, "pid": 2**22 + 1})
 
 
+def test_a_zombie_is_dead() -> None:
+    """A process that has ended and that nobody has reaped is there by its number, and runs no more (row R8)."""
+    ended = subprocess.Popen(["true"])
+    while (found := agent.process_stat(ended.pid)) is not None and found[0] != "Z":
+        os.sched_yield()
+    assert found is not None
+    os.kill(ended.pid, 0)  # what a look by `kill -0` takes for life
+    record = {"pid": ended.pid, "started": found[2], "boot": agent.boot_id()}
+    assert not agent.is_alive(record)
+    assert ended.pid not in agent.all_parents()
+    ended.wait()
+
+
 def talk(
     python: str, home: Path, requests: list[tuple[dict[str, Any], bytes]], *, of_run: str = "r", **env: str
 ) -> list[dict[str, Any]]:

@@ -203,6 +203,44 @@ def test_leftovers_end_with_the_command(sshd_site: Site) -> None:
     assert sshd_site.commands() == set()
 
 
+ORPHAN = """import os, time
+if os.fork():
+    time.sleep(600)  # it never asks how its child has ended
+"""
+
+
+def test_zombies_hold_up_no_end(sshd_site: Site) -> None:
+    """Processes that ended and that their parent does not reap are no reason to wait, nor for the next agent (R8)."""
+    link = sshd_site.link()
+    begins = f"python3 -c '{ORPHAN}' & echo begun > begun; "
+    ended = run(link, begins + "sleep 0.2")
+    assert (ended.state, ended.code) == ("done", 0)
+    future = start(link, begins + "sleep 600", attempt="00001.1")
+    supervisor = supervisor_of(sshd_site, "00001.1")
+    until((sshd_site.root / "00001.1/begun").exists, "the command runs")
+    for pid in until(lambda: agents(sshd_site), "an agent"):
+        os.kill(pid, signal.SIGSTOP)  # so that nobody reaps the supervisor
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "a zombie")
+    again = sshd_site.link()
+    assert run(again, begins + "sleep 600", attempt="00001.1").state == "lost"
+    for pid in agents(sshd_site):
+        os.kill(pid, signal.SIGCONT)
+    assert future.result(60).state == "lost"
+
+
+def test_what_the_background_writes_is_over_at_the_exit(sshd_site: Site) -> None:
+    """What a command leaves behind, in a session of its own too, writes no more when its results are read (row R13)."""
+    link = sshd_site.link()
+    writer = "while :; do echo more >> out; done"
+    script = f"setsid bash -c '{writer}' & ({writer}) & until [ -s out ]; do sleep 0.01; done"
+    [output] = run(link, script, outputs=["out"]).manifest
+    assert output.size_bytes == (sshd_site.root / "00000.1/out").stat().st_size > 0
+    [later] = link.outputs("00000.1", ["out"]).result(60)
+    assert (later.size_bytes, later.sha256) == (output.size_bytes, output.sha256)
+    assert sshd_site.commands() == set()
+
+
 def test_kill_sent_with_the_start(sshd_site: Site) -> None:
     """A kill right behind the start is not lost in the moment before the command has a process."""
     link = sshd_site.link()
@@ -372,8 +410,9 @@ def test_no_room_on_the_node(sshd_site: Site, tmp_path: Path) -> None:
     if os.system(f"mount -t tmpfs -o size=64k none {small} 2>/dev/null"):
         pytest.skip("needs the right to mount a small file system")
     try:
-        with pytest.raises(RequestRefused, match="No space left") as caught:
+        with pytest.raises(RequestRefused, match=r"No space left.*; 0\.1 of 0\.1 MB are free in ") as caught:
             run(link, "echo no", files=[("big", os.urandom(200_000), 0o644)])
+        assert sorted(path.name for path in small.iterdir()) == [".attempt"]  # no half file
         assert "disk of the node is full" in caught.value.remedy
     finally:
         os.system(f"umount {small}")

@@ -26,6 +26,7 @@ from persistent_runner.study.outbox import StorageAway
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.results import USER_ATTRIBUTE
+from persistent_runner.study.resume import Result, tell
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.space import FloatParameter
 from persistent_runner.study.standby import ATTEMPTS
@@ -212,6 +213,37 @@ def test_a_result_that_was_committed_is_told_and_never_run_again(stored, folder)
     assert threads.attempts == [(1, 1)]
     assert stored.get_trials()[0].values == [0.25]
     assert stored.get_trials()[0].user_attrs[USER_ATTRIBUTE] == facts
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_a_result_is_told_once(stored, folder, caplog, state) -> None:
+    """Told again nothing changes; what somebody else has told meanwhile stays, and the difference is said (row T10)."""
+    trial = running_trial(stored, folder.run_id)
+    values = [0.25] if state == TrialState.COMPLETE else None
+    result = Result(state, values, {"run": folder.run_id}, {"c": 1.0})
+    tell(stored, trial, result)
+    once = stored.trials
+    tell(stored, trial, result)
+    assert (stored.trials, caplog.text) == (once, "")
+
+    tell(stored, trial, Result(TrialState.COMPLETE, [0.5], {"run": folder.run_id}))
+    assert stored.trials == once
+    assert "trial 0: somebody else has told the study" in caplog.text
+    assert "and here it gave [0.5]; the study keeps the former" in caplog.text
+
+
+def test_a_trial_that_somebody_else_has_told_does_not_end_the_study(stored, folder, caplog) -> None:
+    """Another program tells a trial that runs here: that counts, it is said, and all others go on (row T10)."""
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if trial.number == 1:
+            new_study("sqlite", folder).tell(1, 7.0)
+        return value_of(trial, work)
+
+    a_loop(stored, folder, objective, limits=Limits(3), capacity=1).run()
+    assert states(stored) == ["COMPLETE"] * 3
+    assert stored.trials[1].value == 7.0
+    assert "trial 1: somebody else has told the study [7.0], and here it gave" in caplog.text
 
 
 def test_a_committed_result_of_a_deleted_study_is_not_told_to_the_new_one(stored, folder) -> None:
@@ -537,6 +569,33 @@ def test_a_storage_that_is_away_delays_the_telling_and_loses_nothing(stored, fol
 
     assert states(study) == ["COMPLETE"] * 3
     assert [r["trial"] for r in folder.journal() if r["kind"] == "result"] == [0, 1, 2]
+
+
+def test_a_trial_that_the_storage_took_by_half_is_gone_on_with(folder, monkeypatch, caplog) -> None:
+    """The storage goes away between a trial's number and its parameters: that trial runs, and none is one too many."""
+    monkeypatch.setattr("persistent_runner.study.storage.BUSY_SECONDS", 0.05)
+    study, threads = new_study("sqlite", folder), Threads()
+    other = sqlite3.connect(folder.database, isolation_level=None, check_same_thread=False)
+    locked: list[int] = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, *rest: Any) -> Any:
+            if trial.number == 2 and not locked:
+                locked.append(trial.number)
+                other.execute("BEGIN IMMEDIATE")
+            return super().sample_independent(study, trial, *rest)
+
+    def on_turn(_: object) -> None:
+        if "does not answer" in caplog.text and other.in_transaction:
+            other.execute("ROLLBACK")
+
+    study.sampler = Sampler(seed=1)
+    a_loop(study, folder, value_of, capacity=1, limits=Limits(3), threads=threads, on_turn=on_turn).run()
+    other.close()
+
+    assert locked == [2]
+    assert states(study) == ["COMPLETE"] * 3
+    assert threads.attempts == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_a_storage_that_stays_away_ends_the_start_and_the_next_one_tells(stored, folder, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -303,7 +304,7 @@ def test_a_renewal_after_max_time_is_not_asked_for(stored, folder) -> None:
         if time.monotonic() - progress.started > limits.max_seconds:
             over.set()
 
-    limits = Limits(4, max_seconds=0.5)
+    limits = Limits(4, max_seconds=2)  # long enough for two to be asked on a busy machine
     assert clusters.loop(stored, folder, objective, limits=limits, on_turn=on_turn).run().out_of_time
 
     assert clusters.renewals == []
@@ -321,7 +322,7 @@ def left_running(stored: optuna.Study, folder: RunFolder, where: str) -> None:
 
     clusters = Clusters()
     loop = clusters.loop(stored, folder, value_of, where=lambda: where)
-    loop._submit = killed
+    loop._machines = dataclasses.replace(loop._machines, submit=killed)
     loop._give_all_back = lambda: None  # a killed driver gives nothing back
     with pytest.raises(KilledError):
         loop.run()

@@ -60,6 +60,13 @@ def test_sqlite_lies_in_the_run_folder_whatever_its_name(folder) -> None:
     connection.close()
 
 
+def test_what_the_study_takes_is_on_the_disk(folder) -> None:
+    """After a power cut the study knows each trial that the journal has a result of: SQLite waits for the disk too."""
+    storage = open_storage("sqlite", folder.database)
+    with storage._backend.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
