@@ -129,6 +129,7 @@ def _run_trials(
     designs: DesignSpace | None = None,
     digest: str | None = None,
     failures: FailuresTable | None = None,
+    ahead: int = 0,
     saved: Saver = lambda _: {},
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
@@ -190,6 +191,7 @@ def _run_trials(
             catch=catch,
             on_turn=turned,
             failures=failures,
+            ahead=ahead,
         ).run()
     finally:
         pool.close()
@@ -291,6 +293,7 @@ def run_study(
                             designs=None if spec.trial.objective else spec.designs,
                             digest=None if no_pilot else digest,
                             failures=spec.failures,
+                            ahead=spec.trial.stage_ahead,
                             saved=fetched,
                             view=view,
                         )

@@ -11,7 +11,6 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -34,9 +33,10 @@ from persistent_runner.study.fuse import Fuse
 from persistent_runner.study.outbox import Outbox
 from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.proposals import Proposals, StudyFailed
-from persistent_runner.study.resume import Attempts, give_back, settle_earlier
-from persistent_runner.study.returned import outcome_of, task_of
+from persistent_runner.study.resume import give_back, settle_earlier
+from persistent_runner.study.returned import outcome_of
 from persistent_runner.study.standby import Standby
+from persistent_runner.study.starts import Starts
 from persistent_runner.study.stopping import Stopping
 from persistent_runner.study.tenure import Tenure
 
@@ -64,6 +64,7 @@ class Loop:
     With `designs` the main thread asks for all parameters (study.toml); without, the objective suggests them itself.
     An exception of the objective's own ends the study unless it is in `catch`. `on_turn` is called at least twice a
     second. With a `pilot` one trial runs alone until one is complete. `failures` are the user's rules for failures.
+    So many trials `ahead` are asked for while all slots are taken, and start before the one that ended is settled.
     """
 
     def __init__(
@@ -80,9 +81,9 @@ class Loop:
         on_turn: Callable[[Progress], None] = lambda _: None,
         pilot: Pilot | None = None,
         failures: FailuresTable | None = None,
+        ahead: int = 0,
     ) -> None:
         self._study = study
-        self._objective = objective
         self._machines = machines
         self._folder = folder
         self._limits = limits
@@ -94,23 +95,24 @@ class Loop:
         self._on_turn = on_turn
         self._pilot = pilot
         self._running: dict[int, Running] = {}
-        self._attempts = Attempts()
         self._failures = failures
-        self._standby = Standby(machines.most_idle, start=self._start_again, give_back=self._give_back)
         self._given_up = 0  # trials that were lost too often
         self._asked = 0
         self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
         self._stopping = Stopping(interrupts, machines.stop_running)
         self.progress = Progress(running=self._running)
+        self._ahead = ahead
+        self._starts = Starts(objective, machines, folder, self.progress, self._wait_for_room)
+        self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
         self._outbox = Outbox(study, self.progress, machines.most_idle)
         self._results = Results(folder, self._outbox, machines)
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
-        self._attempts = settle_earlier(self._study, self._folder)
+        self._starts.attempts = settle_earlier(self._study, self._folder)
         progress, limits = self.progress, self._limits
-        self._count()
+        progress.count(self._study)
         progress.total = limits.total or progress.settled + progress.others + (limits.more or 0)
         try:
             while self._turn():
@@ -132,20 +134,29 @@ class Loop:
         self._stopping.heed(self.progress, ending=self._fatal is not None)
         self._outbox.deliver()
         self._renew_where_needed()
+        while self._is_ending and self.progress.ready:
+            self._give_back(self.progress.ready.popitem()[1])
         ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
         self._fatal = self._fatal or ended
+        while self.progress.ready and self._has_slot():
+            self._starts.start_ready()
         before = self._proposals.rejected
         while (
             self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
         ):
             self._take_saved()
         if not self._running:
-            return bool(self._tenure.lost) or self._waits() or self._may_ask()
+            may_start = bool(self.progress.ready) and self._has_slot()
+            return bool(self._tenure.lost) or self._waits() or may_start or self._may_ask()
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
             concurrent.futures.FIRST_COMPLETED,
         )
+        # what ended with a result frees its slot for good; the next trial need not wait until that is on the disk
+        well = sum(future.exception() is None for future in done)
+        while well and self.progress.ready and self._has_slot(ended=well):
+            self._starts.start_ready()
         for number, running in list(self._running.items()):
             if running.future in done:
                 # A result that cannot be committed must leave its trial among those that are given back.
@@ -163,13 +174,26 @@ class Loop:
         self._outbox.deliver()
         return True
 
+    def _may_start(self) -> bool:
+        """Whether a trial may start at all, if there is a slot for it."""
+        if self._fatal is not None or self._interrupts.count or self._outbox or self._is_out_of_time():
+            return False
+        return not self.progress.out_of_time and self._tenure.has_time
+
+    @property
+    def _is_pilot(self) -> bool:
+        return self._pilot is not None and not self.progress.complete
+
+    def _has_slot(self, ended: int = 0) -> bool:
+        """Whether a trial may start now, `ended` being how many of those that run have ended."""
+        room = self._standby.room(1 if self._is_pilot else self._machines.capacity)
+        return len(self._running) + len(self._standby) - ended < room and self._may_start()
+
     def _may_ask(self) -> bool:
-        room = self._standby.room(1 if self._pilot and not self.progress.complete else self._machines.capacity)
-        if self._fatal is not None or self._interrupts.count or self._outbox or self._under_way >= room:
-            return False
-        if self._is_out_of_time() or self.progress.out_of_time or not self._tenure.has_time:
-            return False
-        return self._is_more_wanted()
+        """Whether a trial may be asked for: for a slot, or to be ready for the next one."""
+        more = 0 if self._is_pilot else self._ahead
+        slot = self._has_slot() or (len(self.progress.ready) < more and self._has_slot(ended=more))
+        return slot and self._is_more_wanted()
 
     def _is_out_of_time(self) -> bool:
         most = self._limits.max_seconds
@@ -188,14 +212,15 @@ class Loop:
             return
         if not self._is_ending and tenure.lost:
             self._take_saved()
-        is_over = not tenure.has_time and self._standby.room(1) > 0 and self._is_more_wanted()
+        is_over = not tenure.has_time and self._standby.room(1) > 0
+        is_over = is_over and (bool(self.progress.ready) or self._is_more_wanted())
         if not self._is_ending and (tenure.lost or is_over):
             self._renew()
         for running in tenure.take_lost():
             if self._is_ending:
                 self._give_back(running)
             else:
-                self._start_again(running)
+                self._starts.start_again(running)
 
     def _take_saved(self) -> None:
         """Commit what ended while nobody heard of it, on a cluster that is lost; the rest runs again."""
@@ -232,49 +257,26 @@ class Loop:
     def _is_more_wanted(self) -> bool:
         if self._limits.more is not None:
             return self._asked < self._limits.more
-        progress, counted = self.progress, self._outbox.stored(self._count)
-        under_way = progress.others + self._under_way - self._proposals.is_torn
-        return counted and progress.settled + under_way < progress.total
+        counted = self._outbox.stored(lambda: self.progress.count(self._study))
+        under_way = self.progress.others + self._under_way - self._proposals.is_torn
+        return counted and self.progress.settled + under_way < self.progress.total
 
     @property
     def _under_way(self) -> int:
         """The trials of ours that run, or wait to run again."""
-        return len(self._running) + len(self._standby)
-
-    def _count(self) -> None:
-        self.progress.count(self._study)
+        return len(self._running) + len(self._standby) + len(self.progress.ready)
 
     def _ask(self) -> None:
-        """Ask for a trial and start it."""
+        """Ask for a trial and start it, or make it ready where no slot is free."""
         found = self._proposals.next()
         if found is not None:
             crash_point("asked")
             self._asked += 1
-            self._start(*found)
-
-    def _start(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
-        """Start the next attempt of a trial."""
-        number = trial.number
-        where = self._machines.where()
-        attempt = self._attempts.begin(number, where)
-        running = Running(trial, attempt, Future(), params, where)
-        try:
-            self._folder.commit(kind="attempt", trial=number, attempt=attempt, where=where)
-            crash_point("attempt-recorded")
-            running.future = self._machines.submit(number, attempt, task_of(self._objective, trial))
-        except DiskFull as full:
-            self._wait_for_room(running, full)
-            return
-        self._running[number] = running
-        self._folder.event("start", trial=number, attempt=attempt, params=params)
-        crash_point("launched")
-
-    def _start_again(self, running: Running) -> None:
-        self._start(running.trial, running.params)
+            (self._starts.start if self._has_slot() else self._starts.make_ready)(*found)
 
     def _wait_for_room(self, running: Running, full: DiskFull) -> None:
         """Begin the same attempt anew when this machine has room: what has ended on the cluster is joined there."""
-        self._attempts.stays(running.trial.number, running.attempt, running.where)
+        self._starts.attempts.stays(running.trial.number, running.attempt, running.where)
         self._standby.wait_for_room(running, full, is_ending=self._is_ending)
 
     # -- the end of an attempt
@@ -325,7 +327,7 @@ class Loop:
         message, remedy = told(error, number, folder)
         if self._standby.takes(running, verdict, message, together=self._under_way, is_ending=self._is_ending):
             return
-        pilot = self._pilot if self._pilot and not self.progress.complete else None
+        pilot = self._pilot if self._is_pilot else None
         if verdict.action == "fail" and (ended := pilot and pilot.ends(number, running.attempt, error)):
             self._give_back(running)
             self._fatal = self._fatal or ended
@@ -362,7 +364,7 @@ class Loop:
             self._tenure.lose(running, seconds)
         else:
             log.warning("%s; trying again", error.message)
-            self._start_again(running)
+            self._starts.start_again(running)
 
     def _blow_fuse(self, message: str, remedy: str = "") -> None:
         self._fatal = self._fatal or self._fuse.blown(message, remedy)
@@ -390,7 +392,9 @@ class Loop:
         self._outbox.stored(lambda: give_back(self._study, running.trial, self._folder))
 
     def _give_all_back(self) -> None:
-        for running in [*self._running.values(), *self._tenure.take_lost(), *self._standby.take_all()]:
+        under_way = [*self._running.values(), *self.progress.ready.values()]
+        for running in [*under_way, *self._tenure.take_lost(), *self._standby.take_all()]:
             with contextlib.suppress(Exception):
                 self._give_back(running)
         self._running.clear()
+        self.progress.ready.clear()

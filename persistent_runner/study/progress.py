@@ -62,9 +62,9 @@ class Running:
 class Progress:
     """How far a study is, for whoever shows it.
 
-    `best` is (number, value) of one objective and among the feasible trials, else None; `others` are trials that other
-    drivers run now, `out_of_time` whether `max_seconds` ended the start before the total. What was imported never ran,
-    and may still be the best.
+    `best` is (number, value) of one objective and among the feasible trials, else None; `ready` are trials that start
+    as soon as a slot is free, `others` those that other drivers run now, `out_of_time` whether `max_seconds` ended the
+    start before the total. What was imported never ran, and may still be the best.
     """
 
     total: int = 0
@@ -74,6 +74,7 @@ class Progress:
     others: int = 0
     best: tuple[int, float] | None = None
     running: dict[int, Running] = field(default_factory=dict)
+    ready: dict[int, Running] = field(default_factory=dict)
     settled_now: int = 0
     out_of_time: bool = False
     seconds_of_trials: float = 0.0
@@ -129,7 +130,8 @@ class Progress:
         self.complete = states.count(TrialState.COMPLETE)
         self.failed = states.count(TrialState.FAIL)
         self.pruned = states.count(TrialState.PRUNED)
-        self.others = sum(t.state == TrialState.RUNNING and t.number not in self.running for t in trials)
+        ours = self.running.keys() | self.ready.keys()
+        self.others = sum(t.state == TrialState.RUNNING and t.number not in ours for t in trials)
         if len(study.directions) == 1:
             better = min if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
             found = [(t.number, t.values[0]) for t in trials if is_feasible(t)]

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # spec.md 1 names them, and later issues build them
 _TO_COME = {
-    "trial": {"keep_outputs", "stage_ahead"},
+    "trial": {"keep_outputs"},
 }
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 

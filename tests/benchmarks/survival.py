@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 STRACE = shutil.which("strace")
 SLOW = 10  # ms, as a disk that really writes takes
 OWN = ("run", "drop")  # what a trial sends: its command; and, with nobody waiting, that its directory may go
+LONGER = ("--set", "trial.command=sleep 0.3; cp parameters.json result.json")  # than the next one takes to be chosen
 SELDOM = {"PERSISTENT_RUNNER_BEAT": "5s"}
 
 
@@ -50,7 +51,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Gap:
-    """From the arrival of a trial's exit to the next start in its slot: the seconds, and the fsyncs by their file."""
+    """From the arrival of a trial's exit to the next command in its slot: the seconds, and the fsyncs by their file.
+
+    Of these those before the next trial is started: from there on nothing waits for them.
+    """
 
     seconds: float
     fsyncs: tuple[tuple[str, float], ...]
@@ -67,6 +71,7 @@ def measure(folder: Path, trials: int) -> list[Row]:
     started, heard = joined(folder / "joined")
     return [
         *costs(watched(folder / "watched", trials), trials - 1),
+        *ahead(watched(folder / "ahead", trials, "--set", "trial.stage_ahead=1", *LONGER)),
         Row(f"the same where an fsync takes {SLOW} ms more", _milliseconds(gap.seconds for gap in _gaps(slow)), "ms"),
         Row("fsyncs of SQLite by trial", None if stored is None else stored / trials, of="" if STRACE else "no strace"),
         Row(f"from start to {JOINED} trials that are shown as started", started, "s"),
@@ -91,7 +96,6 @@ def costs(seen: list[dict[str, Any]], trials: int) -> list[Row]:
         Row(
             "fsyncs of the journal from exit to next start",
             statistics.median(len(gap.of("journal")) for gap in gaps),
-            most=0,
         ),
         Row("fsyncs of outputs from exit to next start", statistics.median(len(gap.of("outputs")) for gap in gaps)),
         Row("from exit to next start", _milliseconds(gap.seconds for gap in gaps), "ms"),
@@ -100,14 +104,24 @@ def costs(seen: list[dict[str, Any]], trials: int) -> list[Row]:
     ]
 
 
+def ahead(seen: list[dict[str, Any]]) -> list[Row]:
+    """Return what lies between two trials where the next one is chosen ahead."""
+    gaps = list(_gaps(seen))
+    most = max(len(gap.of("journal")) for gap in gaps)  # in any gap
+    return [
+        Row("stage_ahead = 1: fsyncs of the journal from exit to next start", most, most=0),
+        Row("stage_ahead = 1: from exit to next start", _milliseconds(gap.seconds for gap in gaps), "ms"),
+    ]
+
+
 def table(rows: list[Row]) -> str:
     """Return the rows as text."""
-    lines = [f"{'what the survival of a trial costs':<54}{'measured':>12}{'at most':>9}"]
+    lines = [f"{'what the survival of a trial costs':<62}{'measured':>12}{'at most':>9}"]
     for row in rows:
         value = "-" if row.value is None else f"{row.value:.1f} {row.unit}".rstrip()
         most = "" if row.most is None else f"{row.most:g}"
         remarks = [row.of, "MISSED" if row.is_missed else ""]
-        lines.append("  ".join([f"{row.what:<54}{value:>12}{most:>9}", *filter(None, remarks)]))
+        lines.append("  ".join([f"{row.what:<62}{value:>12}{most:>9}", *filter(None, remarks)]))
     return "\n".join(lines)
 
 
@@ -136,10 +150,10 @@ def joined(folder: Path) -> tuple[float, float]:
     return started, heard
 
 
-def watched(folder: Path, trials: int, **environment: str) -> list[dict[str, Any]]:
+def watched(folder: Path, trials: int, *more: str, **environment: str) -> list[dict[str, Any]]:
     """Run a study under watch; return what was seen of its trials but for the first one."""
     record = folder.with_suffix(".jsonl")
-    _run(folder, trials, [sys.executable, "-m", "tests.benchmarks.watched", str(record)], environment)
+    _run(folder, trials, [sys.executable, "-m", "tests.benchmarks.watched", str(record)], environment, *more)
     seen = [json.loads(line) for line in record.read_text("utf-8").splitlines()]
     seen.sort(key=lambda line: line["at"])
     second = next(line["at"] for line in seen if line["what"] == "out" and line.get("attempt") == "00001.1")
@@ -148,12 +162,12 @@ def watched(folder: Path, trials: int, **environment: str) -> list[dict[str, Any
     return [line for line in seen if begun <= line["at"] <= ended]
 
 
-def _run(folder: Path, trials: int, program: list[str], environment: dict[str, str]) -> None:
+def _run(folder: Path, trials: int, program: list[str], environment: dict[str, str], *more: str) -> None:
     place = Place(folder)
     study = place.study(n_trials=trials, cores=1)
     with place.platform():
         subprocess.run(
-            [*program, str(study), "--no-pilot", "--quiet"],
+            [*program, str(study), "--no-pilot", "--quiet", *more],
             cwd=place.folder,
             env=place.environment | SELDOM | {"PYTHONPATH": str(ROOT)} | environment,
             stdin=subprocess.DEVNULL,
@@ -185,10 +199,11 @@ def _fsyncs(seen: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _gaps(seen: list[dict[str, Any]]) -> Iterator[Gap]:
     exits = [line["at"] for line in _of(seen, "in") if line["kind"] == "run"]
-    starts = [line["at"] for line in _of(seen, "out") if line["kind"] == "run"]
-    for ended, begun in zip(exits, starts[1:], strict=False):  # the last one has no next
-        between = [line for line in _fsyncs(seen) if ended <= line["at"] < begun]
-        yield Gap(begun - ended, tuple((line["kind"], line["seconds"]) for line in between))
+    commands = [line for line in _of(seen, "out") if line["kind"] == "run"]
+    started = {line["attempt"]: line["at"] for line in _of(seen, "start")}
+    for ended, following in zip(exits, commands[1:], strict=False):  # the last one has no next
+        between = [line for line in _fsyncs(seen) if ended <= line["at"] < started[following["attempt"]]]
+        yield Gap(following["at"] - ended, tuple((line["kind"], line["seconds"]) for line in between))
 
 
 def _parts(counts: Counter[str], trials: int) -> str:

@@ -79,8 +79,10 @@ def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
     assert rows["round trips that a trial waits for, beside its own"].value == 0
     assert rows["frames out of a trial"].of == "drop 1, run 1"
     assert rows["fsyncs of the journal by trial"].value == 2
-    assert rows["fsyncs of its outputs by trial"].value == 1
-    assert rows["fsyncs of outputs from exit to next start"].value == 1
+    assert rows["fsyncs of its outputs by trial"].value == 2  # the file, and its name
+    assert rows["fsyncs of outputs from exit to next start"].value == 2
+    seen = survival.watched(tmp_path / "ahead", trials, "--set", "trial.stage_ahead=1", *survival.LONGER)
+    assert survival.ahead(seen)[0].value == 0
     late = survival.Row("late", 11.0, "s", most=10)
     *_, last = survival.table([*rows.values(), late]).splitlines()
     assert last.split() == ["late", "11.0", "s", "10", "MISSED"]

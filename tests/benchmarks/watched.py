@@ -1,4 +1,4 @@
-"""A `run-study` that writes down each fsync and each frame of its trials: `python -m tests.benchmarks.watched`.
+"""A `run-study` that writes down each fsync, each start and each frame of its trials: `python -m tests.benchmarks.watched`.
 
 The first argument is the file to write into, the others are run-study's. Each fsync takes BENCHMARK_FSYNC_SECONDS
 longer than the disk does.
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persistent_runner import cli
+from persistent_runner import cli, pool
 from persistent_runner.remote import link
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _fsync = os.fsync
 _encode = link.encode
 _deliver = link.Link._deliver
+_submit = pool.Pool.submit
 _seen: list[dict[str, Any]] = []
 
 
@@ -46,6 +47,11 @@ def _watched_deliver(self: link.Link, header: Header, body: bytes) -> None:
     _deliver(self, header, body)
 
 
+def _watched_submit(self: pool.Pool, number: int, attempt: int, task: Any) -> Any:
+    _seen.append({"what": "start", "at": time.monotonic(), "attempt": f"{number:05d}.{attempt}"})
+    return _submit(self, number, attempt, task)
+
+
 def _attempt(header: Header) -> str:
     return str(header.get("attempt") or str(header.get("path", "")).split("/")[0])
 
@@ -56,6 +62,7 @@ def main() -> None:
     os.fsync = _watched_fsync
     link.encode = _watched_encode
     link.Link._deliver = _watched_deliver
+    pool.Pool.submit = _watched_submit
     try:
         cli.run_study()
     finally:

@@ -322,7 +322,7 @@ def left_running(stored: optuna.Study, folder: RunFolder, where: str) -> None:
 
     clusters = Clusters()
     loop = clusters.loop(stored, folder, value_of, where=lambda: where)
-    loop._machines = dataclasses.replace(loop._machines, submit=killed)
+    loop._starts._machines = dataclasses.replace(loop._machines, submit=killed)
     loop._give_all_back = lambda: None  # a killed driver gives nothing back
     with pytest.raises(KilledError):
         loop.run()

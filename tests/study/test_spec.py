@@ -342,7 +342,6 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
     ("old", "new"),
     [
         ("[trial]", '[trial]\nkeep_outputs = "all"'),
-        ("[trial]", "[trial]\nstage_ahead = 1"),
     ],
 )
 def test_what_is_not_built_yet_is_refused(folder: Path, old: str, new: str) -> None:
