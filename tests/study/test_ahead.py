@@ -1,0 +1,152 @@
+"""Trials that are chosen before one ends: they start first, and are nobody's loss where they do not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost
+from persistent_runner.interrupts import Interrupts
+from persistent_runner.study import loop as loop_module
+from persistent_runner.study.progress import Limits
+from persistent_runner.study.run_folder import RunFolder
+from persistent_runner.study.storage import quiet_optuna
+from tests.study.test_loop import DEADLINE, Threads, a_loop, new_study, press, states, value_of
+from tests.study.test_renewal import Clusters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    import optuna
+
+    from persistent_runner.study.progress import Progress
+
+
+@pytest.fixture(autouse=True)
+def _fast_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet_optuna()
+    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    with RunFolder(tmp_path / "it's {a} $folder", "wing") as found:
+        yield found
+
+
+@pytest.fixture
+def stored(folder: RunFolder) -> optuna.Study:
+    return new_study("sqlite", folder)
+
+
+class Slots(Threads):
+    """Notes what was committed before each start, and how many trials ran at a time."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._now = 0
+        self.most = 0
+        self.committed: list[list[int]] = []
+
+    def submit(self, number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
+        self.committed.append([record["trial"] for record in self._folder.journal() if record["kind"] == "result"])
+
+        def counted(work: Any) -> Any:
+            with self._lock:
+                self._now += 1
+                self.most = max(self.most, self._now)
+            try:
+                return task(work)
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        return super().submit(number, attempt, counted)
+
+
+def slowly(trial: optuna.Trial, _: object) -> float:
+    """Take longer than the choice of the next trial: that is what it is chosen in."""
+    time.sleep(0.2)
+    return value_of(trial, None)
+
+
+def test_the_next_one_starts_before_the_last_one_is_settled(stored, folder) -> None:
+    """Neither the disk nor the sampler stands between two trials; all are settled in the end, and no one is over."""
+    slots = Slots(folder)
+    a_loop(stored, folder, slowly, threads=slots, capacity=1, ahead=1).run()
+    assert slots.attempts == [(number, 1) for number in range(4)]
+    assert slots.committed == [[], [], [0], [0, 1]]
+    assert states(stored) == ["COMPLETE"] * 4
+    assert [record["trial"] for record in folder.journal() if record["kind"] == "attempt"] == [0, 1, 2, 3]
+
+
+def test_nothing_is_chosen_ahead_unasked(stored, folder) -> None:
+    """Each trial is chosen with the results of all that have ended."""
+    slots = Slots(folder)
+    a_loop(stored, folder, value_of, threads=slots, capacity=1).run()
+    assert slots.committed == [[], [0], [0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("error", [AttemptLost("its supervisor ended"), CommandFailed("exit code 1")])
+def test_a_trial_that_runs_again_keeps_its_slot(error: Exception, stored, folder) -> None:
+    """What did not end well is settled first: two trials never share a slot."""
+    slots, failed = Slots(folder), threading.Event()
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if trial.number == 1 and not failed.is_set():
+            failed.set()
+            raise error
+        return slowly(trial, work)
+
+    a_loop(stored, folder, objective, threads=slots, capacity=2, limits=Limits(8), ahead=2).run()
+    assert slots.most == 2
+    assert len(states(stored)) == 8
+    assert set(states(stored)) <= {"COMPLETE", "FAIL"}
+
+
+def test_an_interrupt_gives_back_what_was_ready(stored, folder) -> None:
+    """The next start has the same design under the same number, and in an attempt of its own."""
+    interrupts, asked = Interrupts(), threading.Event()
+
+    def objective(trial: optuna.Trial, _: object) -> float:
+        assert asked.wait(DEADLINE)
+        return value_of(trial, None)
+
+    ready: dict[int, Any] = {}
+
+    def on_turn(progress: Progress) -> None:
+        if progress.ready and not ready:
+            ready.update({number: entry.params for number, entry in progress.ready.items()})
+            press(interrupts)
+            asked.set()
+
+    a_loop(stored, folder, objective, capacity=1, ahead=1, interrupts=interrupts, on_turn=on_turn).run()
+    assert states(stored) == ["COMPLETE", "WAITING"]
+    a_loop(stored, folder, value_of, capacity=1, limits=Limits(2)).run()
+    assert states(stored) == ["COMPLETE", "COMPLETE"]
+    assert stored.trials[1].params == ready[1]
+
+
+def test_what_was_ready_goes_to_the_next_cluster(stored, folder) -> None:
+    """Machines that are lost take the trials along that were chosen for them; those start on the next ones."""
+    clusters = Clusters()
+
+    def objective(trial: optuna.Trial, work: Clusters) -> float:
+        if trial.number == 0 and not work.renewals:
+            while 1 not in loop.progress.ready:
+                time.sleep(0.01)
+            raise LeaseLost("job abc ended")
+        return value_of(trial, work)
+
+    loop = clusters.loop(stored, folder, objective, capacity=1, limits=Limits(2), ahead=1)
+    loop.run()
+    assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 2)]
+    assert len(clusters.renewals) == 1
+    assert states(stored) == ["COMPLETE", "COMPLETE"]
