@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persistent_runner.local_platform import catalogue, fault_kinds
@@ -343,7 +345,7 @@ class VirtualJob:
     def _save_outputs(self) -> None:
         """Copy the regular files of the work folder to the stored files. What vanishes meanwhile is left out."""
         work = self.cluster.work
-        for source in sorted(work.rglob("*")):
+        for source in sorted(Path(folder, name) for folder, _, names in os.walk(work) for name in names):
             if source.is_symlink() or not source.is_file() or source.name == ".rescalepid":
                 continue
             relative = source.relative_to(work).as_posix()
