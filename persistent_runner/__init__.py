@@ -15,7 +15,7 @@
          sshd ssh_commands between | faults fault_kinds answers shown control journal durations
     5  study/    spec across tables fields toml syntax | space design formula samplers | extract readers tabular
          functions objective
-         loop proposals pilot failures standby committed fuse stopping tenure machines outbox progress resume
+         loop proposals pilot failures standby committed fuse stopping tenure machines starts outbox progress resume
          returned content reread reuse known | run_folder storage spending summary results | schema reference
          deck context candidates leftovers solver | sample printed new
        rescale/  api fields | client catalogue states transport

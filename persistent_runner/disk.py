@@ -28,19 +28,28 @@ def refusal_of(error: OSError, path: Path, *, whose: str = "", needs_bytes: int 
             f"{what}: {error.strerror or error}",
             remedy="Make room or mend the folder, then run the same line: it goes on where it stopped.",
         )
-    folder = next(above for above in (path, *path.parents) if above.is_dir())
-    usage = shutil.disk_usage(folder)
+    usage = shutil.disk_usage(_there(path))
     return DiskFull(
         f"{what}: the disk of this machine is full, {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are free",
         remedy="Make room there: it goes on by itself. After an end, the same line goes on where it stopped.",
-        folder=folder,
+        folder=path,
         needs_bytes=needs_bytes,
     )
 
 
 def has_room(full: DiskFull) -> bool:
     """Return whether there is room again for what found none."""
-    return full.folder is None or shutil.disk_usage(full.folder).free >= full.needs_bytes + _MARGIN
+    if full.folder is None:
+        return True
+    try:
+        return shutil.disk_usage(_there(full.folder)).free >= full.needs_bytes + _MARGIN
+    except OSError:
+        return False
+
+
+def _there(path: Path) -> Path:
+    """Return what is there of a path: who makes room may delete a whole folder."""
+    return next(above for above in (path, *path.parents) if above.is_dir())
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from persistent_runner.crash import crash_point
+from persistent_runner.disk import refusal_of
 from persistent_runner.errors import PlatformError, TrialFailed
 from persistent_runner.rescale.files import below
 from persistent_runner.site import choose_platform
@@ -20,7 +21,7 @@ from persistent_runner.study.resume import Result, commit, owner
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import optuna
@@ -48,8 +49,8 @@ def salvage(
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
         if owner(trial) == folder.run_id
     }
-    found = saved({number: trial.params for number, trial in left.items()}, folder, objective, settings, stop)
-    for number, result in found.items():
+    params = {number: trial.params for number, trial in left.items()}
+    for number, result in saved(params, folder, objective, settings, stop):
         trial = left[number]
         if trial.state == TrialState.WAITING:  # only a trial that runs is told
             study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)  # noqa: SLF001 - as `give_back`
@@ -66,16 +67,18 @@ def saved(
     objective: CommandObjective,
     settings: Settings,
     stop: threading.Event,
-) -> dict[int, Saved]:
-    """Return by trial what its last attempt left, of those that ended well and whose cluster has since ended.
+) -> Iterator[tuple[int, Saved]]:
+    """Yield by trial what its last attempt left, of those that ended well and whose cluster has since ended.
 
     `trials` are their parameters by number. Nothing is taken of a command that was another one than now, by its
-    inputs, outputs and text. A platform that does not answer is a reason to go on without.
+    inputs, outputs and text. A platform that does not answer is a reason to go on without. DiskFull where what is
+    fetched finds no room here.
     """
+    if not trials:
+        return
     attempts = {number: last for number, last in _unfinished(folder).items() if number in trials}
-    found: dict[int, Saved] = {}
     if not attempts:
-        return found
+        return
     site = choose_platform(settings, stop=stop)
     try:
         for job_id, mine in _by_ended_job(site, folder, attempts, stop).items():
@@ -85,19 +88,18 @@ def saved(
                 files = below(listed, f"{folder.on_node}/{number:05d}.{attempt}")
                 result = _Attempt(site, files, folder, number, attempt).take(objective, trials[number])
                 if result is not None:
-                    found[number] = result
+                    yield number, result
     except PlatformError as error:
         log.warning("What a cluster that is gone may have finished cannot be asked for: %s", error)
     finally:
         site.close()
-    return found
 
 
 def saver(folder: RunFolder, objective: object, settings: Settings, stop: threading.Event) -> Saver:
     """Return what fetches the results of trials whose cluster is lost; those of a Python study run again."""
     if not isinstance(objective, CommandObjective):
         return lambda _: {}
-    return lambda trials: saved(trials, folder, objective, settings, stop)
+    return lambda trials: dict(saved(trials, folder, objective, settings, stop))
 
 
 def _unfinished(folder: RunFolder) -> dict[int, tuple[int, str]]:
@@ -166,6 +168,8 @@ class _Attempt:
                 "trial %d: what attempt %d left cannot be used, it runs again: %s", self._number, self._attempt, error
             )
             return None
+        except OSError as error:
+            raise refusal_of(error, self._place) from None
         log.info("trial %d: it had ended on a cluster that is gone; its files are fetched", self._number)
         return result
 

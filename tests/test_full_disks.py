@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from persistent_runner.disk import has_room, refusal_of
+from persistent_runner.errors import DiskFull
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study import standby
 from persistent_runner.study.progress import Limits
@@ -264,3 +267,11 @@ with RunFolder(small / "runs", "wing") as folder, folder.log():
     )
     assert done.stderr == ""
     assert "there is room" in (small / "runs/run.log").read_text()
+
+
+def test_who_makes_room_may_delete_the_folder(tmp_path: Path) -> None:
+    """Then there is room where the folder was."""
+    folder = tmp_path / "trials/00001"
+    full = refusal_of(OSError(errno.ENOSPC, "No space left on device"), folder)
+    assert isinstance(full, DiskFull)
+    assert has_room(full)

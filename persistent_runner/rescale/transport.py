@@ -116,7 +116,7 @@ class Transport:
             return self._list(url, params or {}, endpoint.reply, patient=patient)
         response = self._send(endpoint.method, url, params=params, body=body, patient=patient)
         if endpoint.shape != "object":
-            if response.content and is_web_page(response):  # whose 200 is no word of a deed
+            if response.content.lstrip()[:1] == b"<":  # a web page, whose 200 is no word of a deed
                 raise self._no_api()
             return None
         try:

@@ -37,7 +37,7 @@ from persistent_runner.study.resume import give_back, settle_earlier
 from persistent_runner.study.returned import outcome_of
 from persistent_runner.study.standby import Standby
 from persistent_runner.study.starts import Starts
-from persistent_runner.study.stopping import Stopping
+from persistent_runner.study.stopping import STOP_SECONDS, Stopping
 from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.5
 REJECTED_A_TURN = 20  # designs that are not allowed, each of which costs an ask
-STOP_SECONDS = 20  # how long trials that were told to stop may take
 
 
 class Loop:
@@ -101,7 +100,7 @@ class Loop:
         self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
         self._stopping = Stopping(interrupts, machines.stop_running)
-        self.progress = Progress(running=self._running)
+        self.progress = Progress(running=self._running, run=folder.run_id)
         self._ahead = ahead
         self._starts = Starts(objective, machines, folder, self.progress, self._wait_for_room)
         self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
@@ -122,6 +121,8 @@ class Loop:
             self._give_all_back()
             raise
         self._on_turn(progress)
+        for running in progress.ready.values():  # the end came in the middle of a turn
+            self._give_back(running)
         if self._fatal is not None:
             raise self._fatal
         progress.say_end(out_of_time=self._is_out_of_time(), interrupted=bool(self._interrupts.count))
@@ -136,18 +137,19 @@ class Loop:
         self._renew_where_needed()
         while self._is_ending and self.progress.ready:
             self._give_back(self.progress.ready.popitem()[1])
-        ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
-        self._fatal = self._fatal or ended
+        if not self._running or not self._tenure.has_ended:  # nothing starts beside what is being stopped
+            ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
+            self._fatal = self._fatal or ended
         while self.progress.ready and self._has_slot():
             self._starts.start_ready()
         before = self._proposals.rejected
         while (
             self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
         ):
-            self._take_saved()
+            pass
         if not self._running:
             may_start = bool(self.progress.ready) and self._has_slot()
-            return bool(self._tenure.lost) or self._waits() or may_start or self._may_ask()
+            return self._waits() or may_start or self._may_ask() or self._needs_another_cluster
         done, _ = concurrent.futures.wait(
             [running.future for running in self._running.values()],
             TURN_SECONDS,
@@ -166,19 +168,10 @@ class Loop:
             elif self._suggests_itself:
                 with contextlib.suppress(StorageInternalError):
                     running.params = running.trial.params
-        if self._stopping.seconds > STOP_SECONDS and self._running:
-            log.warning(
-                "%d objectives did not end within %ds of being stopped; going on", len(self._running), STOP_SECONDS
-            )
+        if self._stopping.takes_too_long(self.progress):
             self._give_all_back()
         self._outbox.deliver()
         return True
-
-    def _may_start(self) -> bool:
-        """Whether a trial may start at all, if there is a slot for it."""
-        if self._fatal is not None or self._interrupts.count or self._outbox or self._is_out_of_time():
-            return False
-        return not self.progress.out_of_time and self._tenure.has_time
 
     @property
     def _is_pilot(self) -> bool:
@@ -187,12 +180,12 @@ class Loop:
     def _has_slot(self, ended: int = 0) -> bool:
         """Whether a trial may start now, `ended` being how many of those that run have ended."""
         room = self._standby.room(1 if self._is_pilot else self._machines.capacity)
-        return len(self._running) + len(self._standby) - ended < room and self._may_start()
+        return self._at_work - ended < room and not self._is_ending and not self._outbox and self._tenure.has_time
 
     def _may_ask(self) -> bool:
         """Whether a trial may be asked for: for a slot, or to be ready for the next one."""
         more = 0 if self._is_pilot else self._ahead
-        slot = self._has_slot() or (len(self.progress.ready) < more and self._has_slot(ended=more))
+        slot = self._has_slot() or (len(self.progress.ready) < more and self._has_slot(min(more, len(self._running))))
         return slot and self._is_more_wanted()
 
     def _is_out_of_time(self) -> bool:
@@ -210,30 +203,37 @@ class Loop:
             elif tenure.seconds_over > STOP_SECONDS and self._fatal is None:
                 self._fatal = StudyFailed(f"trial {min(self._running)} goes on {STOP_SECONDS} s after its cluster")
             return
-        if not self._is_ending and tenure.lost:
-            self._take_saved()
-        is_over = not tenure.has_time and self._standby.room(1) > 0
-        is_over = is_over and (bool(self.progress.ready) or self._is_more_wanted())
-        if not self._is_ending and (tenure.lost or is_over):
+        self._take_saved()
+        if self._needs_another_cluster:
             self._renew()
+            self._take_saved()  # what the end of the old one has brought to light
         for running in tenure.take_lost():
             if self._is_ending:
                 self._give_back(running)
             else:
                 self._starts.start_again(running)
 
+    @property
+    def _needs_another_cluster(self) -> bool:
+        if self._is_ending or self._tenure.lost:
+            return not self._is_ending
+        if self._tenure.has_time or not self._standby.room(1):
+            return False
+        return bool(self.progress.ready) or self._is_more_wanted()
+
     def _take_saved(self) -> None:
         """Commit what ended while nobody heard of it, on a cluster that is lost; the rest runs again."""
         lost = self._tenure.lost
-        saved = self._machines.saved({running.trial.number: running.params for running in lost})
-        for running in [running for running in lost if running.trial.number in saved]:
-            found = saved[running.trial.number]
-            try:
+        if self._is_ending or not lost:
+            return
+        try:
+            saved = self._machines.saved({running.trial.number: running.params for running in lost})
+            for running in [running for running in lost if running.trial.number in saved]:
+                found = saved[running.trial.number]
                 self._commit(running, TrialState.COMPLETE, found.seconds, outcome=found.outcome)
-            except DiskFull as full:  # the next start fetches it again; on another cluster it would run again
-                self._fatal = full
-                return
-            lost.remove(running)
+                lost.remove(running)
+        except DiskFull as full:  # the next start fetches it again; on another cluster it would run again
+            self._fatal = full
         self._outbox.deliver()  # whether another cluster is needed depends on it
 
     @property
@@ -258,13 +258,13 @@ class Loop:
         if self._limits.more is not None:
             return self._asked < self._limits.more
         counted = self._outbox.stored(lambda: self.progress.count(self._study))
-        under_way = self.progress.others + self._under_way - self._proposals.is_torn
-        return counted and self.progress.settled + under_way < self.progress.total
+        progress, under_way = self.progress, self._at_work + len(self.progress.ready)
+        return counted and progress.settled + progress.others + under_way < progress.total
 
     @property
-    def _under_way(self) -> int:
+    def _at_work(self) -> int:
         """The trials of ours that run, or wait to run again."""
-        return len(self._running) + len(self._standby) + len(self.progress.ready)
+        return len(self._running) + len(self._standby)
 
     def _ask(self) -> None:
         """Ask for a trial and start it, or make it ready where no slot is free."""
@@ -325,7 +325,7 @@ class Loop:
         folder = self._folder.path / f"trials/{number:05d}"
         verdict = judge(error, folder, self._failures)
         message, remedy = told(error, number, folder)
-        if self._standby.takes(running, verdict, message, together=self._under_way, is_ending=self._is_ending):
+        if self._standby.takes(running, verdict, message, together=self._at_work, is_ending=self._is_ending):
             return
         pilot = self._pilot if self._is_pilot else None
         if verdict.action == "fail" and (ended := pilot and pilot.ends(number, running.attempt, error)):

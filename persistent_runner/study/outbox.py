@@ -32,7 +32,7 @@ class StorageAway(RunnerError):
 
 
 class Outbox:
-    """What is committed and not told yet, by trial; an idle cluster waits `most_idle` seconds for the storage."""
+    """What is committed and not told yet, by trial; the storage may be away for `most_idle` seconds."""
 
     def __init__(self, study: optuna.Study, progress: Progress, most_idle: float = math.inf) -> None:
         self._study = study

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from persistent_runner.study.proposals import is_feasible, is_imported, is_rejected
+from persistent_runner.study.resume import owner
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -63,10 +64,11 @@ class Progress:
     """How far a study is, for whoever shows it.
 
     `best` is (number, value) of one objective and among the feasible trials, else None; `ready` are trials that start
-    as soon as a slot is free, `others` those that other drivers run now, `out_of_time` whether `max_seconds` ended the
-    start before the total. What was imported never ran, and may still be the best.
+    as soon as a slot is free, `others` those that run now and are not of this `run`, `out_of_time` whether
+    `max_seconds` ended the start before the total. What was imported never ran, and may still be the best.
     """
 
+    run: str = ""
     total: int = 0
     complete: int = 0
     failed: int = 0
@@ -130,8 +132,7 @@ class Progress:
         self.complete = states.count(TrialState.COMPLETE)
         self.failed = states.count(TrialState.FAIL)
         self.pruned = states.count(TrialState.PRUNED)
-        ours = self.running.keys() | self.ready.keys()
-        self.others = sum(t.state == TrialState.RUNNING and t.number not in ours for t in trials)
+        self.others = sum(t.state == TrialState.RUNNING and owner(t) != self.run for t in trials)
         if len(study.directions) == 1:
             better = min if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
             found = [(t.number, t.values[0]) for t in trials if is_feasible(t)]

@@ -74,11 +74,6 @@ class Proposals:
         self._torn: optuna.Trial | None = None
         self.rejected = 0
 
-    @property
-    def is_torn(self) -> bool:
-        """Whether the storage did not take all of the last trial: the next one is that."""
-        return self._torn is not None
-
     def next(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """Return the next trial and its parameters so far; None where the design is not allowed, and another is to
         be asked for. StudyFailed after too many of these.

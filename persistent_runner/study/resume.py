@@ -125,7 +125,9 @@ def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
             if name not in trial.storage.get_trial(trial._trial_id).constraints:  # noqa: SLF001 - the answer was lost
                 trial.set_constraint(name, violation)
     told = study.tell(trial, result.values, state=result.state, skip_if_finished=True)
-    if (told.state, told.values) != (result.state, None if result.values is None else list(result.values)):
+    # of a pruned trial the study has the last value that was reported
+    differs = result.values is not None and told.values != list(result.values)
+    if told.state != result.state or differs:
         log.warning(
             "trial %d: somebody else has told the study %s, and here it gave %s; the study keeps the former",
             trial.number,

@@ -39,7 +39,7 @@ class _Waiting:
 
 
 class Standby:
-    """What runs again in this start. `most_idle` is how long the cluster may wait in seconds with nothing running."""
+    """What runs again in this start. `most_idle` is how long in seconds the cluster may idle until a trial ends."""
 
     def __init__(
         self, most_idle: float, *, start: Callable[[Running], None], give_back: Callable[[Running], None]
@@ -54,6 +54,7 @@ class Standby:
         self._fewer = 0
         self._is_paused = False
         self._idle_since: float | None = None
+        self._idle_seconds = 0.0  # of earlier waits, since a trial has ended for good
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -112,10 +113,11 @@ class Standby:
         for running in self.take_all() if is_ending else self._take_due(now):
             (self._give_back if is_ending else self._start)(running)
         if not (is_idle and self._waiting):
+            self._idle_seconds += now - (self._idle_since or now)
             self._idle_since = None
             return None
         self._idle_since = self._idle_since or now
-        if now - self._idle_since <= self._most_idle:
+        if self._idle_seconds + now - self._idle_since <= self._most_idle:
             return None
         return StudyFailed(
             f"{self._waiting[0].kind}: nothing could run for {format_duration(self._most_idle)}, and the cluster is "
@@ -140,4 +142,5 @@ class Standby:
     def saw_an_end(self) -> None:
         """Note that a trial has ended for good: it ran, so what the others waited for is there again."""
         self._wait, self._fewer, self._is_paused = FIRST_WAIT, 0, False
+        self._idle_seconds = 0.0
         self._losses_of_room.clear()

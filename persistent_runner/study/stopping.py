@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOP_SECONDS = 20  # how long trials that were told to stop may take
+
 
 class Stopping:
     """Stops what runs when the second interrupt comes, or the study ends; `stop_running` does it."""
@@ -26,10 +28,14 @@ class Stopping:
         self._heeded = 0
         self._stopped_at: float | None = None
 
-    @property
-    def seconds(self) -> float:
-        """How long ago the trials were told to stop; 0 where they were not."""
-        return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
+    def takes_too_long(self, progress: Progress) -> bool:
+        """Return whether trials go on that were told to stop long ago, and say so."""
+        if not progress.running or self._stopped_at is None or time.monotonic() - self._stopped_at <= STOP_SECONDS:
+            return False
+        log.warning(
+            "%d objectives did not end within %d s of being stopped; going on", len(progress.running), STOP_SECONDS
+        )
+        return True
 
     def heed(self, progress: Progress, *, ending: bool) -> None:
         """Do what the interrupts so far ask for, and say so once; `ending`: the study ends for a reason of its own."""

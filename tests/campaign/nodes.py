@@ -11,10 +11,10 @@ from pathlib import Path
 def marked(mark: str) -> list[int]:
     """Return the processes that carry a mark in their environment."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if mark.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+            if path.name.isdigit() and mark.encode() in (path / "environ").read_bytes():
+                found.append(int(path.name))
     return found
 
 

@@ -20,9 +20,10 @@ from persistent_runner.errors import (
     ResultMissing,
     TrialFailed,
 )
+from persistent_runner.interrupts import Interrupts
 from persistent_runner.study import standby
 from persistent_runner.study.failures import FailuresTable, judge, kind_of
-from persistent_runner.study.progress import Limits
+from persistent_runner.study.progress import Limits, Progress
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.run_folder import RunFolder
 from tests.study.test_loop import Threads, a_loop, failures, new_study, press, states, value_of
@@ -218,6 +219,34 @@ def test_a_cluster_does_not_wait_for_ever(folder: RunFolder) -> None:
     with pytest.raises(StudyFailed, match=r"licence: nothing could run for 0\.2s"):
         loop.run()
     assert states(study) == ["WAITING"]
+
+
+def test_tries_in_vain_do_not_keep_a_cluster(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for between them adds up until a trial ends."""
+    monkeypatch.setattr(standby, "LONGEST_WAIT", 0.1)
+    study = new_study("sqlite", folder)
+    rules = FailuresTable.model_validate({"licence": {"exit_code": 65}})
+    loop = a_loop(study, folder, Failing(failed(65), 1000), limits=Limits(1), failures=rules, most_idle=0.5)
+    with pytest.raises(StudyFailed, match=r"licence: nothing could run for 0\.5s"):
+        loop.run()
+
+
+def test_a_trial_that_waits_is_counted_once(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cores that are left run all other trials meanwhile."""
+    monkeypatch.setattr(standby, "FIRST_WAIT", 600)
+    study, interrupts = new_study("sqlite", folder), Interrupts()
+    rules = FailuresTable.model_validate({"licence": {"exit_code": 65}})
+
+    def turned(progress: Progress) -> None:
+        assert progress.others == 0
+        if progress.settled == 3:
+            press(interrupts)
+
+    objective = Failing(failed(65), 1)
+    a_loop(
+        study, folder, objective, limits=Limits(4), failures=rules, capacity=3, interrupts=interrupts, on_turn=turned
+    ).run()
+    assert states(study) == ["WAITING", "COMPLETE", "COMPLETE", "COMPLETE"]
 
 
 def test_an_interrupt_ends_the_wait(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

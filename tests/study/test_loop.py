@@ -19,6 +19,7 @@ from persistent_runner.errors import AttemptLost, CommandFailed, HostNotProven, 
 from persistent_runner.interrupts import Interrupts, Leave
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study import outbox as outbox_module
+from persistent_runner.study import stopping as stopping_module
 from persistent_runner.study.design import DesignSpace
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.machines import Machines
@@ -361,7 +362,7 @@ def test_an_interrupted_study_in_memory_has_failed_trials(folder) -> None:
 
 def test_an_objective_that_never_returns_is_given_up_after_a_stop(stored, folder, monkeypatch, caplog) -> None:
     """SIGTERM ends a study whose Python objective is deaf, so that the cluster is released before a kill follows."""
-    monkeypatch.setattr(loop_module, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(stopping_module, "STOP_SECONDS", 0.1)
     interrupts, end = Interrupts(), threading.Event()
 
     def objective(_trial: object, _work: object) -> None:
@@ -596,6 +597,18 @@ def test_a_trial_that_the_storage_took_by_half_is_gone_on_with(folder, monkeypat
     assert locked == [2]
     assert states(study) == ["COMPLETE"] * 3
     assert threads.attempts == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_a_pruned_trial_that_reported_a_value(stored, folder, caplog) -> None:
+    """Optuna keeps the last value that was reported; nobody else has told it."""
+
+    def objective(trial: optuna.Trial, _: object) -> float:
+        trial.report(0.5, 1)
+        raise optuna.TrialPruned
+
+    a_loop(stored, folder, objective, limits=Limits(1)).run()
+    assert (states(stored), stored.trials[0].values) == (["PRUNED"], [0.5])
+    assert "somebody else" not in caplog.text
 
 
 def test_a_storage_that_stays_away_ends_the_start_and_the_next_one_tells(stored, folder, monkeypatch) -> None:
