@@ -16,7 +16,7 @@ def main() -> int:
     """Play all, print the table and what was broken; return 1 where anything was."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, help="studies with random events")
-    parser.add_argument("--kills", type=int, default=1000, help="studies whose driver dies at named points")
+    parser.add_argument("--kills", type=int, default=1000, help="deaths of drivers at named points")
     parser.add_argument("--together", type=int, default=12, help="how many studies are driven at a time")
     parser.add_argument(
         "--play",

@@ -36,7 +36,7 @@ class Found:
 
 
 def of_kills(count: int) -> dict[str, Play]:
-    """Return so many plays of a driver that dies at named points."""
+    """Return plays of drivers that die at named points, so often in all."""
     return {f"{i}: " + " then ".join(crashes): _dying(crashes) for i, crashes in enumerate(schedule.kills(count), 1)}
 
 

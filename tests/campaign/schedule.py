@@ -48,16 +48,19 @@ def crash_points() -> list[str]:
 
 
 def kills(count: int, seed: int = 1) -> list[tuple[str, ...]]:
-    """Return so many lists of crash points: each point once, then its later passages and deaths within recovery."""
+    """Return lists of crash points, of so many deaths in all, or a few more.
+
+    Each point once, and some deaths within recovery; then at random the later passages of points, one to four deaths of
+    a study one after the other.
+    """
     points = [point for point in crash_points() if point not in RENEWAL]
     found: list[tuple[str, ...]] = [(point,) for point in points if point not in RECOVERY]
     found += [("launched:2", "settling"), ("launched:2", "attaching"), ("launched:2", "given-back")]
     found += [("result-recorded", "settled-trial"), ("launched:2", "given-back:2", "settled-trial")]
     chance = random.Random(seed)
-    while len(found) < count:
-        length = chance.choice((1, 1, 2, 3))
-        found.append(tuple(f"{chance.choice(points)}:{chance.randint(1, 4)}" for _ in range(length)))
-    return found[:count]
+    while sum(map(len, found)) < count:
+        found.append(tuple(f"{chance.choice(points)}:{chance.randint(1, 3)}" for _ in range(chance.randint(1, 4))))
+    return found
 
 
 def events(seed: int) -> list[Event]:
