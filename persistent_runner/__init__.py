@@ -4,7 +4,7 @@
 
     8  cli.py  ending.py                       run-study and persistent-runner (click), lazy imports; how they end
     7  runner.py  leasing.py  plan.py          puts the house together
-       salvage.py                              what clusters that are gone have finished
+       salvage.py  saved_link.py                              what clusters that are gone have finished
        check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
        logs.py                                 shows what a trial prints
        site.py                                 the only file that chooses a platform

@@ -27,7 +27,7 @@ from persistent_runner.leasing import leased, settle_unneeded
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rehearse, rendered, run_path
 from persistent_runner.pool import Pool
-from persistent_runner.salvage import salvage, saver
+from persistent_runner.salvage import Salvage
 from persistent_runner.settings import load_settings
 from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.known import add_known
@@ -48,7 +48,6 @@ from persistent_runner.study.storage import folder_of, open_study, root_cause
 from persistent_runner.study.summary import summarize
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
 
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
 
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.render import Delimiters
-    from persistent_runner.settings import Settings
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.failures import FailuresTable
     from persistent_runner.study.machines import Saver
@@ -254,6 +252,7 @@ def run_study(
     rehearse(spec)
     folder = RunFolder(run_path(settings, spec.study.name), spec.study.name)
     with Interrupts() as interrupts, folder, folder.log():
+        salvage = Salvage(spec, objective, folder, settings, interrupts.asked)
         with interrupts.at_once():
             run = StudyRun(open_study(spec, folder), folder.path, headings=spec.designs.headings)
             digest, total = _begin(
@@ -261,8 +260,7 @@ def run_study(
                 spec,
                 folder,
                 objective,
-                settings=settings,
-                stop=interrupts.asked,
+                salvage,
                 accept_changed=accept_changed,
                 retry_failed=retry_failed,
                 read_again=read_again,
@@ -272,7 +270,6 @@ def run_study(
             if read_again:
                 log.info("Nothing was run; the same line without --reread goes on.")
             elif settled(run.study) < total:
-                fetched = saver(folder, objective, settings, interrupts.asked)
                 if isinstance(objective, CommandObjective) and spec.study.reuse:
                     objective = Reusing(objective, folder)
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
@@ -294,7 +291,7 @@ def run_study(
                             digest=None if no_pilot else digest,
                             failures=spec.failures,
                             ahead=spec.trial.stage_ahead,
-                            saved=fetched,
+                            saved=salvage.lost,
                             view=view,
                         )
                 run.exit_code = 5 if progress.out_of_time else 0
@@ -325,9 +322,8 @@ def _begin(
     spec: StudySpec,
     folder: RunFolder,
     objective: object,
+    salvage: Salvage,
     *,
-    settings: Settings,
-    stop: threading.Event,
     accept_changed: bool,
     retry_failed: bool,
     read_again: bool,
@@ -338,7 +334,8 @@ def _begin(
     ConfigError where it is not what it was, and the user has not said what that means.
     """
     if isinstance(objective, CommandObjective):
-        salvage(run.study, folder, objective, settings, stop)
+        objective.tells_what_is_left = False
+    salvage.commit_earlier(run.study)
     settle_earlier(run.study, folder)
     counts = settled_by_state(run.study)
     accepted = PARTS if accept_changed or retry_failed else ("readers",) if read_again else ()

@@ -20,6 +20,7 @@ FLOORS = {
     "ending": 8,
     "runner": 7,
     "salvage": 7,
+    "saved_link": 7,
     "leasing": 7,
     "inventory": 7,
     "check": 7,

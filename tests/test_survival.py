@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.driving import HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
+from tests.driving import GATED, HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +85,51 @@ def test_what_ran_otherwise_on_a_cluster_that_is_gone_runs_again(place) -> None:
     with place.platform() as platform:
         trials_end_on_a_cluster_that_ends(place, platform, line)
         second = place.run(*line, "--set", "trial.outputs=['*.json']", **SHORT)
-    assert "attempt 1 ran something else than the study does now" in second.said
+    assert "was started before with another command or other inputs" in second.said
     assert place.counts == Counter("0011")
+
+
+PYTHON = f'''
+import json
+from persistent_runner.errors import CommandFailed
+
+def objective(trial, work):
+    x = trial.suggest_float("x", 0.0, 1.0)
+    work.push(x=x)
+    try:
+        work.run("echo no >&2; exit 3")
+    except CommandFailed as error:
+        assert error.exit_code_of_command == 3
+    work.run("mkdir -p fields; head -c 400000 /dev/zero > fields/big.bin", outputs=["fields/*"])
+    (big,) = work.pull_all("fields/*.bin")
+    assert big.stat().st_size == 400000
+    lines = []
+    work.run("""{GATED}""", on_line=lines.append)
+    assert lines == [f"this is trial {{trial.number}}"]
+    return json.loads(work.pull("result.json").read_text())["x"]
+'''
+
+
+def test_what_a_python_objective_ran_on_a_cluster_that_is_gone_is_fetched(place) -> None:
+    """The driver is killed during the last command of each: the objective is at work once more, on what they left."""
+    study, *more = place.gated(n_trials=3)
+    head = (study / "study.toml").read_text("utf-8").partition("[space]")[0]
+    (study / "study.toml").write_text(
+        f'{head}[trial]\nobjective = "deck.py:objective"\ncores = 1\n[objectives]\ny = "minimize"\n', "utf-8"
+    )
+    (study / "deck.py").write_text(PYTHON, "utf-8")
+    line = (study, *more)
+    with place.platform() as platform:
+        trials_end_on_a_cluster_that_ends(place, platform, line)
+        second = place.run(*line, **SHORT)
+    assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
+    assert place.counts == Counter("012")
+    rows = place.rows()
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 3
+    assert all(row["value"] == row["params_x"] for row in rows)
+    assert (place.runs / "tiny/trials/00000/fields/big.bin").stat().st_size == 400000
+    assert (place.runs / "tiny/trials/00001/command-3.log").read_text() == "this is trial 1\n"
+    assert list((place.runs / "tiny").glob("saved-*")) == []
 
 
 def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:

@@ -227,7 +227,7 @@ class Loop:
         if self._is_ending or not lost:
             return
         try:
-            saved = self._machines.saved({running.trial.number: running.params for running in lost})
+            saved = self._machines.saved({running.trial.number: running.trial for running in lost})
             for running in [running for running in lost if running.trial.number in saved]:
                 found = saved[running.trial.number]
                 self._commit(running, TrialState.COMPLETE, found.seconds, outcome=found.outcome)

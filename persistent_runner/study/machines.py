@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import optuna
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -22,8 +24,8 @@ class Saved:
     seconds: float
 
 
-Saver = Callable[[Mapping[int, Mapping[str, Any]]], Mapping[int, Saved]]
-"""Gives, for the parameters of trials by number, what their last attempts left on machines that are gone."""
+Saver = Callable[[Mapping[int, optuna.Trial]], Mapping[int, Saved]]
+"""Gives, for trials by number, what their last attempts left on machines that are gone."""
 
 
 def _nothing(*_: Any) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.crash import crash_point
 from persistent_runner.errors import ParametersInvalid, ResultMissing, ValueMisfit
-from persistent_runner.remote.pushed import command_hash, pushed
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
 
@@ -136,13 +135,6 @@ class CommandObjective:
                 reading = readings.reading(name)
                 log.info("%s = %.10g  (%s)", name, reading.value, reading.note)
         return outcome
-
-    def command_hash(self, params: Mapping[str, Any]) -> str:
-        """Return what the command of a trial with these parameters is known by on a node."""
-        spec = self._spec
-        files = pushed(spec.folder, spec.trial.inputs, self.parameters(params), spec.trial.template.delimiters)
-        listed = [(path, data, mode) for path, (data, mode) in files.items()]
-        return command_hash(spec.command_text, spec.output_patterns, listed)
 
     def _readings(self, params: Mapping[str, Any], folder: Path) -> Readings:
         return Readings(folder, self._spec.metrics, functions=self._functions, parameters=self.parameters(params))
