@@ -16,7 +16,7 @@ from persistent_runner.disk import refusal_of
 from persistent_runner.errors import DiskFull, PlatformError, RunnerError
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.files import below
-from persistent_runner.saved_link import SavedFiles, SavedLink
+from persistent_runner.saved_link import NotSaved, SavedFiles, SavedLink
 from persistent_runner.site import choose_platform
 from persistent_runner.study.committed import facts_of
 from persistent_runner.study.machines import Saved
@@ -145,6 +145,9 @@ class Salvage:
                 outcome = outcome_of(returned, len(self._spec.directions), trial.number)
         except DiskFull:
             raise
+        except NotSaved as error:  # as a rule it ran when its machine was lost
+            log.debug("%s", error)
+            return None
         except OSError as error:
             raise refusal_of(error, place) from None
         except Exception as error:  # noqa: BLE001 - a user's objective may raise anything; then the trial runs again

@@ -31,6 +31,10 @@ class SavedFiles:
     by_path: Mapping[str, File]
 
 
+class NotSaved(AttemptLost):
+    """The command had not ended, or nothing of it was saved."""
+
+
 class SavedLink:
     """What a WorkDir asks of its link, for one attempt that nothing can be done about any more.
 
@@ -65,7 +69,7 @@ class SavedLink:
     def _exit(self, attempt: str, seq: int, command_hash: str, on_log: Callable[[int, bytes], None] | None) -> Exit:
         claim, ended = (self._record(f".attempt/{seq}/{name}.json") for name in ("command", "exit"))
         if claim is None or ended is None or "refusal" in ended:
-            raise AttemptLost(f"attempt {attempt}: the end of its command {seq + 1} is not among the saved files")
+            raise NotSaved(f"attempt {attempt}: the end of its command {seq + 1} is not among the saved files")
         if claim["hash"] != command_hash:
             return Exit("mismatch")
         log = f".attempt/{seq}/log"
@@ -134,7 +138,7 @@ class SavedLink:
         """Return a local copy, compared with its checksum as far as there is one."""
         if path not in self._here:
             if path not in self._saved:
-                raise AttemptLost(f"{path} is not among the saved files")
+                raise NotSaved(f"{path} is not among the saved files")
             known = self._manifest.get(path)
             size, checksum = (known.size_bytes, known.sha256) if known and known.sha256 else (None, "")
             file = self._saved[path]
