@@ -11,6 +11,18 @@ from typing import Any
 PACKAGE = Path(__file__).parents[2] / "persistent_runner"
 RECOVERY = ("settling", "attaching", "given-back", "settled-trial")
 """Points that only a start after a death passes."""
+OFTEN = (
+    "asked",
+    "attempt-recorded",
+    "launched",
+    "pushed",
+    "ended",
+    "pulled",
+    "result-recorded",
+    "acknowledged",
+    "told",
+)
+"""Points that are passed for each trial; the others are passed once in a start, if at all."""
 RENEWAL = ("renewing", "settle-deleted")
 """Points that need more than deaths: `tests/benchmarks/orphans.py` has them."""
 
@@ -59,8 +71,13 @@ def kills(count: int, seed: int = 1) -> list[tuple[str, ...]]:
     found += [("result-recorded", "settled-trial"), ("launched:2", "given-back:2", "settled-trial")]
     chance = random.Random(seed)
     while sum(map(len, found)) < count:
-        found.append(tuple(f"{chance.choice(points)}:{chance.randint(1, 3)}" for _ in range(chance.randint(1, 4))))
+        found.append(tuple(_passage(chance, points) for _ in range(chance.randint(1, 4))))
     return found
+
+
+def _passage(chance: random.Random, points: list[str]) -> str:
+    point = chance.choice(points)
+    return f"{point}:{chance.randint(1, 3)}" if point in OFTEN else point
 
 
 def events(seed: int) -> list[Event]:
