@@ -54,7 +54,7 @@ walltime = "1h"
 x = {{ type = "float", low = 0.0, high = 1.0 }}
 [trial]
 inputs = ["solver.py"]
-command = "python3 solver.py 0.3"
+command = "python3 solver.py 0.3 0"
 cores = 1
 outputs = ["field.bin"]
 [metrics.y]
