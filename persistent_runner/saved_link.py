@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,7 +50,6 @@ class SavedLink:
         self._folder = folder
         self._manifest: dict[str, OutputFile] = {}
         self._here: dict[str, Path] = {}
-        self.sharing = threading.Lock()
 
     def start(
         self,
@@ -121,11 +119,6 @@ class SavedLink:
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Do nothing: it has ended."""
         del attempt, seq
-        return _answered(lambda: None)
-
-    def drop(self, attempt: str) -> Future[None]:
-        """Do nothing: it is gone."""
-        del attempt
         return _answered(lambda: None)
 
     def _record(self, path: str) -> dict[str, Any] | None:
