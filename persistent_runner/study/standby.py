@@ -102,9 +102,9 @@ class Standby:
         self._losses_of_room[running.trial.number] += 1
         wait = min(FIRST_LOOK * 2 ** (self._losses_of_room[running.trial.number] - 1), LONGEST_WAIT)
         kind = "disk full here"
-        self._waiting.append(_Waiting(time.monotonic() + wait, running, kind, lambda: has_room(full)))
-        if not self._is_paused:
+        if all(waiting.kind != kind for waiting in self._waiting):
             log.warning("%s\nNo trial starts until there is room; what runs goes on, and nothing is lost.", full)
+        self._waiting.append(_Waiting(time.monotonic() + wait, running, kind, lambda: has_room(full)))
         self._is_paused = True
 
     def turn(self, *, is_ending: bool, is_idle: bool) -> StudyFailed | None:
