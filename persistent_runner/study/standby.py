@@ -139,6 +139,11 @@ class Standby:
         """Return how many trials may run or wait at a time."""
         return 0 if self._is_paused else max(1, capacity - self._fewer)
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing waits, and as many trials may run as fit."""
+        return not (self._waiting or self._fewer or self._is_paused)
+
     def saw_an_end(self) -> None:
         """Note that a trial has ended for good: it ran, so what the others waited for is there again."""
         self._wait, self._fewer, self._is_paused = FIRST_WAIT, 0, False

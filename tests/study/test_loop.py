@@ -45,7 +45,7 @@ DESIGNS = DesignSpace({"x": FloatParameter(low=0, high=1)})
 class Threads:
     """A place where trials run; `stop` is what `Pool.stop` is to a cluster: what runs is lost."""
 
-    seconds = 0.0  # as that of a WorkDir
+    seconds = waited = 0.0  # as those of a WorkDir
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor()
