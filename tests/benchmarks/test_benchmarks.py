@@ -75,14 +75,17 @@ def test_the_readers_and_the_plain_ways_find_the_same(tmp_path: Path) -> None:
 def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
     """A trial waits for no frame but its own, and its journal's two fsyncs are told from its output's one."""
     trials = 4
-    rows = {row.what: row for row in survival.costs(survival.watched(tmp_path / "watched", trials), trials - 1)}
+    rows = {
+        row.what: row
+        for row in survival.costs(survival.watched(tmp_path / "watched", trials, *survival.ONE_BY_ONE), trials - 1)
+    }
     assert rows["round trips that a trial waits for, beside its own"].value == 0
     assert rows["frames out of a trial"].of == "drop 1, run 1"
     assert rows["fsyncs of the journal by trial"].value == 2
     assert rows["fsyncs of its outputs by trial"].value == 2  # the file, and its name
     assert rows["fsyncs of outputs from exit to next start"].value == 2
-    seen = survival.watched(tmp_path / "ahead", trials, "--set", "trial.stage_ahead=1", *survival.LONGER)
-    assert survival.ahead(seen)[0].value == 0
+    fsyncs, there = survival.ahead(survival.watched(tmp_path / "ahead", trials, *survival.AHEAD))
+    assert (fsyncs.value, there.value) == (0, 100)
     late = survival.Row("late", 11.0, "s", most=10)
     *_, last = survival.table([*rows.values(), late]).splitlines()
     assert last.split() == ["late", "11.0", "s", "10", "MISSED"]
