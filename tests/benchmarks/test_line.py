@@ -133,6 +133,25 @@ def test_who_does_not_listen_is_seen_to_end_the_connection() -> None:
         assert sock.recv(1) == b""
 
 
+def test_connections_that_come_and_go_are_told_apart() -> None:
+    """What comes of a connection that was closed is not taken for the next one's, of the same number."""
+    answered = []
+
+    def ask(port: int) -> None:
+        for _ in range(100):
+            with connect(port) as sock:
+                sock.sendall(b"?")
+                answered.append(read(sock, 1))
+
+    with echo() as target, line(HOST, target, 0.0) as port:
+        threads = [threading.Thread(target=ask, args=(port,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(answered) == 400
+
+
 def test_it_carries_much_where_nothing_is_narrow() -> None:
     """Without a bandwidth the delay alone counts: as much as fits is under way at once."""
     size = 8 << 20
