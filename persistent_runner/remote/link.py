@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from persistent_runner.background import then
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import recover
 from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 INLINE_BYTES = 1 << 18
 """How much of a command's results may travel in its exit frame."""
+
+TOGETHER = 1 << 15  # bytes of several requests that leave in one piece
 
 Result = TypeVar("Result")
 
@@ -249,7 +252,7 @@ class Link:
                 if self._ready:
                     self._unsent.append(request)
                     self._state.notify_all()
-        return _then(request.future, convert)
+        return then(request.future, lambda reply: convert(*reply))
 
     # -- the two threads of the channel
 
@@ -322,14 +325,14 @@ class Link:
                 if self._end is not None:
                     return
                 ready, channel = self._ready, self._channel
-                request = self._unsent.popleft() if busy else None
-            if request is None or channel is None:
+                unsent = _next(self._unsent) if busy else []
+            if not unsent or channel is None:
                 if ready:
                     self.ping()
                 continue
             try:
-                channel.sendall(encode(request.header, request.body))
-                self.frames_out += 1
+                channel.sendall(b"".join(encode(request.header, request.body) for request in unsent))
+                self.frames_out += len(unsent)
             except FAULTS as error:
                 log.debug("%s: sending failed: %s", self._node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again
@@ -377,21 +380,13 @@ class Link:
             request.future.set_exception(self._end)
 
 
-def _then(source: Future[Reply], convert: Callable[[Header, bytes], Result]) -> Future[Result]:
-    """Return a future of what `convert` makes of a reply."""
-    target: Future[Result] = Future()
-    target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
-
-    def done(finished: Future[Reply]) -> None:
-        try:
-            result = convert(*finished.result())
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            target.set_exception(error)
-        else:
-            target.set_result(result)
-
-    source.add_done_callback(done)
-    return target
+def _next(unsent: deque[_Request]) -> list[_Request]:
+    """Take the requests that leave together: small ones in one packet, since each costs both ends a turn."""
+    taken = [unsent.popleft()]
+    room = TOGETHER - len(taken[0].body)
+    while unsent and (room := room - len(unsent[0].body)) >= 0:
+        taken.append(unsent.popleft())
+    return taken
 
 
 def _nothing(_header: Header, _body: bytes) -> None:

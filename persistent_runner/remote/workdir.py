@@ -25,6 +25,7 @@ from persistent_runner.inputs import LINK_MODE, SharedFile
 from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import failure_of
+from persistent_runner.remote.habits import Habits
 from persistent_runner.remote.link import NoRoom, RequestRefused
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
 from persistent_runner.render import Delimiters
@@ -80,6 +81,7 @@ class WorkDir:
         env: Mapping[str, str],
         setup: str | None = None,
         delimiters: Delimiters | None = None,
+        habits: Habits | None = None,
         label: str = "",
     ) -> None:
         self.attempt = attempt
@@ -92,6 +94,7 @@ class WorkDir:
         self._env = dict(env) | {"TRIAL_NUMBER": str(number)}
         self._setup = setup
         self._delimiters = delimiters or Delimiters()
+        self._habits = habits or Habits()
         self._parameters: dict[str, Any] = {}
         self._sent: set[str] = {"parameters.json"}
         self._sent_bytes = 0  # of the inputs of the last command
@@ -122,6 +125,7 @@ class WorkDir:
         connection = self._link.connection
         if connection is None:
             raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
+        self._manifest, self._listed = {}, frozenset()  # whoever has it may change what the exit told
         return connection
 
     def push(self, /, *inputs: str, **parameters: object) -> None:
@@ -148,7 +152,8 @@ class WorkDir:
 
         Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed,
         CommandStalled when it had printed nothing for as long as `stall`.
-        `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
+        `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer, and so
+        do, without `outputs`, those that earlier trials have pulled after this command.
         `on_line` gets each line, at most 0.3 s and the way here after it is printed, in the calling thread; what it
         raises ends the process tree and is raised from here.
         """
@@ -175,7 +180,7 @@ class WorkDir:
                     timeout=limit,
                     stall=silence,
                     files=files,
-                    outputs=outputs,
+                    outputs=outputs or self._habits.after(seq),
                 )
         finally:
             self._running = None
@@ -195,6 +200,7 @@ class WorkDir:
                     f"{self._label}: {output.path!r} is not pulled: it is {problem}",
                     remedy="Let the command write a regular file, under a name that only it has here.",
                 )
+            self._habits.pulled(self._seq - 1, output)
             return self._bring(output)
 
     def pull_all(self, pattern: str) -> list[Path]:
