@@ -49,7 +49,7 @@ ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 SMALL_BODY = 512  # bytes of a frame's body that are not worth packing
-SAMPLES, SAMPLE = 4, 1 << 10  # of a long body so many pieces of so many bytes say whether it is
+SAMPLES, SAMPLE = 8, 1 << 9  # of a long body so many pieces of so many bytes say whether it is
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
@@ -158,15 +158,19 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        try:
-            write_all(fd, data)
-        finally:
-            os.close(fd)
+        write_file(new, data, mode)
         os.rename(new, path)
     except BaseException:
         remove(new)
@@ -182,8 +186,8 @@ def packed_body(body: bytes) -> Optional[bytes]:
         return None
     if len(body) > 4 * SAMPLES * SAMPLE:
         step = len(body) // SAMPLES
-        sample = b"".join(body[n * step : n * step + SAMPLE] for n in range(SAMPLES))
-        if len(zlib.compress(sample, 1)) > 0.95 * len(sample):
+        sample = b"".join(body[at : at + SAMPLE] for at in range(step // 2, len(body) - SAMPLE, step))
+        if len(zlib.compress(sample, 1)) > 0.9 * len(sample):
             return None
     packed = zlib.compress(body, 1)
     return packed if len(packed) < len(body) else None
@@ -259,7 +263,8 @@ def open_regular(path: str) -> BinaryIO:
 def sha256(path: str) -> str:
     h = hashlib.sha256()
     with open_regular(path) as f:
-        for block in iter(lambda: f.read(1 << 20), b""):
+        most = min(1 << 20, os.fstat(f.fileno()).st_size + 1)  # room for more would have to be mapped
+        for block in iter(lambda: f.read(most), b""):
             h.update(block)
     return h.hexdigest()
 
@@ -393,12 +398,15 @@ def close_inherited(keep: Set[int]) -> None:
         names = os.listdir("/proc/self/fd")
     except OSError:
         names = [str(n) for n in range(256)]
-    for fd in [int(n) for n in names]:
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+    close_all(fd for fd in [int(n) for n in names] if fd not in keep)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
 
 
 def sweep(number: int, until: float) -> bool:
@@ -430,7 +438,7 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
 
 def spawn(argv: List[str], env: Dict[str, str], work: str, umask: int) -> int:
     """Start a command as the leader of a process group, with nothing of this supervisor's signals and mask; its pid."""
-    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM]
+    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ]  # Python ignores the last
     os.chdir(work)
     ours = os.umask(umask)
     try:
@@ -519,11 +527,13 @@ def supervise(
     grace: float,
     running: str,
     copies: List[Tuple[str, str, int]],
+    others: List[int],
     report: int,
 ) -> None:
     """See one command to its end, whatever becomes of the agent, and write its record.
 
-    `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
+    `copies` are (source, target, mode) of the big inputs that it finds in its working directory; `others` are the
+    descriptors of the agent that it has no use for.
     """
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
@@ -535,15 +545,13 @@ def supervise(
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        close_inherited({0, 1, 2, report})
+        close_all(others + [log, null])
         become_subreaper()
-        with open(spare, "wb") as f:  # room for the record of a command that fills the disk
-            f.write(b" " * 4096)
+        write_file(spare, b" " * 4096)  # room for the record of a command that fills the disk
         started = (process_stat(me) or ("", 0, ""))[2]
         record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
-        with open(running, "wb") as f:
-            f.write(record)
+        write_file(running, record)
     except (IOError, OSError) as e:  # there is no room even for the record that would say so
         os.write(report, json.dumps(refused(e, work)).encode())
         remove(running)
@@ -933,6 +941,9 @@ class Agent(object):
                         self.config["grace"],
                         self.entry(command),
                         self.copies(header, work),
+                        [reads]
+                        + [watch.fd for watch in self.watches.values() if watch.fd is not None]
+                        + list(self.asides),
                         report,
                     )
                 finally:
@@ -1124,6 +1135,7 @@ class Agent(object):
 
 
 def main(config: Dict[str, Any]) -> None:
+    close_inherited({0, 1, 2})
     if hasattr(gc, "freeze"):  # else a collection in a supervisor would write to, and so copy, all of our memory
         gc.freeze()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from persistent_runner.local_platform.local import LocalRescale
 from tests.benchmarks.bars import Row
 from tests.benchmarks.far import ANSWER, far, median, milliseconds, moved, said
-from tests.benchmarks.plain_ways import SMALL, WAYS, Sample
+from tests.benchmarks.plain_ways import SMALL, Sample
 from tests.pools import Pools
 
 if TYPE_CHECKING:
@@ -61,11 +61,9 @@ def measure(folder: Path, repeats: int, trials: int) -> list[Row]:
                 def trial(there: Pool = there, numbers: Iterator[int] = numbers) -> bytes:
                     return there.submit(next(numbers), 1, objective).result(ANSWER)
 
-                assert trial() == sample.results[0]  # the first one teaches the link what is pulled
+                assert trial() == sample.results[0]  # the first one teaches the pool what is pulled
+                trial()
                 taken = milliseconds(trial, repeats)
-            name, way = next(iter(WAYS.items()))
-            with moved(near, rtt) as place, way(place, sample) as plain:
-                peer = median(milliseconds(plain, 1))
             bar = rtt * 1000 + MORE
             rows.append(
                 Row(
@@ -73,7 +71,6 @@ def measure(folder: Path, repeats: int, trials: int) -> list[Row]:
                     median(taken),
                     "ms",
                     bar,
-                    peer=(name, peer),
                     limit=rtt * 1000,
                     note=said(taken),
                 )

@@ -32,6 +32,7 @@ def measure(folder: Path, repeats: int) -> list[Row]:
 
 
 def _round_trips(way: Callable[[Far], None], near: Far, away: Far, repeats: int) -> float:
+    way(near)
     there, here = (median(milliseconds(functools.partial(way, place), repeats)) for place in (away, near))
     return (there - here) / (1000 * RTT)
 

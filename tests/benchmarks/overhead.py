@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def by_link(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 
 
 def measure(folder: Path, repeats: int, peer_repeats: int, rtts: tuple[float, ...] = tuple(BARS)) -> list[Row]:
-    """Return for each RTT our row and the plain ways', and the ratio to plain Fabric at the longest."""
+    """Return for each RTT our row, the plain ways' and the command's own, and the ratio to plain Fabric at the longest."""
     rows = []
     with far(folder / "openssh", 0.0) as there:
         for rtt in rtts:
@@ -73,6 +74,13 @@ def measure(folder: Path, repeats: int, peer_repeats: int, rtts: tuple[float, ..
                 )
             )
             rows += [Row(f"{at}: {name}", median(found), "ms", None) for name, found in taken.items() if name]
+        rows.append(Row("the command alone, on this machine", median(_alone(folder, sample, repeats)), "ms", None))
     ratio = fabric / ours
     bar = TIMES_FABRIC if rtt == max(BARS) else None
     return [*rows, Row(f"{at}: plain Fabric's time in ours", ratio, "times", bar, at_least=True)]
+
+
+def _alone(folder: Path, sample: Sample, repeats: int) -> list[float]:
+    for name, data in sample.files.items():
+        (folder / name).write_bytes(data)
+    return milliseconds(lambda: subprocess.run(["bash", "-c", sample.command], cwd=folder, check=True), repeats)

@@ -70,10 +70,10 @@ def by_fabric(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 
         def trial() -> Results:
             folder = sample.new_folder()
-            connection.run(f"mkdir {folder}", hide=True)
+            connection.run(f"mkdir {folder}", hide=True, in_stream=False)
             for name in sample.files:
                 connection.put(f"{here}/{name}", f"{folder}/{name}")
-            connection.run(f"cd {folder}; {sample.command}", hide=True)
+            connection.run(f"cd {folder}; {sample.command}", hide=True, in_stream=False)
             for name in (SMALL, BIG):
                 connection.get(f"{folder}/{name}", f"{here}/{name}")
             return Path(here, SMALL).read_bytes(), Path(here, BIG).read_bytes()
@@ -136,7 +136,8 @@ def by_sftp(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 @contextmanager
 def by_control_master(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """OpenSSH's own client on one connection that it keeps: tar there, the command, tar back, one session a trial."""
-    socket = place.server.folder / f"control-{place.node.port}"
+    short = Path(tempfile.mkdtemp())  # the name of a socket has 100 characters at most
+    socket = short / "control"
     line = ["ssh", "-F", "none", "-S", str(socket), "-i", str(place.server.key), "-p", str(place.node.port)]
     line += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
     line += [f"{place.node.user}@{place.node.address}"]
@@ -160,6 +161,7 @@ def by_control_master(place: Far, sample: Sample) -> Iterator[Callable[[], Resul
         yield trial
     finally:
         subprocess.run([*line[:-1], "-O", "exit", line[-1]], check=True, capture_output=True)
+        shutil.rmtree(short)
 
 
 WAYS = {
