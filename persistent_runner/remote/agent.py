@@ -575,16 +575,26 @@ def supervise(
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
         ended["refusal"] = refusal
-    try:
-        write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
-        remove(spare)
-    except OSError:
-        ended["manifest"] = []
-        with open(spare, "r+b") as f:
-            f.write(json.dumps(ended).encode())  # the spaces behind it are JSON as well
-        os.rename(spare, os.path.join(where, "exit.json"))
+    fill_spare(spare, ended)
+    os.rename(spare, os.path.join(where, "exit.json"))
     remove(running)
     os.write(report, b"x")
+
+
+def fill_spare(spare: str, ended: Dict[str, Any]) -> None:
+    """Write an exit record into the room that was kept for it; on a full disk without its manifest."""
+    fd = os.open(spare, os.O_WRONLY)
+    try:
+        record = json.dumps(ended).encode()
+        try:
+            write_all(fd, record)
+        except OSError:
+            record = json.dumps(dict(ended, manifest=[])).encode()
+            os.lseek(fd, 0, os.SEEK_SET)
+            write_all(fd, record)
+        os.ftruncate(fd, len(record))
+    finally:
+        os.close(fd)
 
 
 def remove(path: str) -> None:
