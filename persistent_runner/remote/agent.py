@@ -35,7 +35,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -111,6 +110,8 @@ def all_parents() -> Dict[int, int]:
                 if s and s[0] not in "ZX":
                     found[int(name)] = s[1]
         return found
+    import subprocess  # not above: it brings threading, whose work after each fork takes as long as the fork
+
     out = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state="]).decode("ascii", "replace")
     rows = (line.split() for line in out.splitlines())
     return dict((int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z"))

@@ -29,6 +29,13 @@ def test_python_36_parses_it() -> None:
     assert not any(name.startswith("persistent_runner") for name in imported)
 
 
+def test_it_brings_no_threads() -> None:
+    """What `threading` does after each fork takes as long as the fork itself, and a command takes two processes."""
+    shown = "import sys; exec(sys.stdin.read()); print('threading' in sys.modules)"
+    found = subprocess.run(["python3", "-IS", "-c", shown], input=SOURCE, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
 @pytest.mark.parametrize(
     ("pattern", "matches", "others"),
     [
