@@ -552,7 +552,13 @@ def supervise(
         started = (process_stat(me) or ("", 0, ""))[2]
         record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
-        write_file(running, record)
+        remove(running)
+        try:
+            os.link(
+                os.path.join(where, "pid"), running
+            )  # some file systems take long for each file that comes and goes
+        except OSError:  # the home is another file system
+            write_file(running, record)
     except (IOError, OSError) as e:  # there is no room even for the record that would say so
         os.write(report, json.dumps(refused(e, work)).encode())
         remove(running)

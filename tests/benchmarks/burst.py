@@ -17,10 +17,10 @@ TRIALS = 200
 BAR = 1.7  # seconds, for so many
 
 
-def measure(folder: Path, trials: int, rounds: int) -> list[Row]:
+def measure(_: Path, trials: int, rounds: int) -> list[Row]:
     """Return the wall time of so many `sleep 1` that start together; a bar goes with as many as that was set for."""
     walls, cpus = [], []
-    with far(folder / "openssh", RTT) as place, place.link() as link:
+    with far(RTT) as place, place.link() as link:
         start(link, "warm.1", "true").result(ANSWER)
         for turn in range(rounds):
             begun, cpu = time.perf_counter(), time.process_time()

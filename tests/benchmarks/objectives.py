@@ -46,7 +46,7 @@ def pool(folder: Path, place: Far, sample: Sample) -> Iterator[Pool]:
 def measure(folder: Path, repeats: int, trials: int) -> list[Row]:
     """Return the time of one objective at each RTT and the CPU time of many at no distance."""
     rows = []
-    with far(folder / "openssh", 0.0) as near:
+    with far(0.0) as near:
         sample = Sample(near)
 
         def objective(work: WorkDir) -> bytes:

@@ -21,9 +21,9 @@ ROUND_TRIPS = 5  # TCP, banner and key exchange, key exchange, service, login
 BAR = ROUND_TRIPS + 0.5
 
 
-def measure(folder: Path, repeats: int) -> list[Row]:
+def measure(_: Path, repeats: int) -> list[Row]:
     """Return the round trips of `connect`, those of plain Fabric's, and those of a link that is opened on it."""
-    with far(folder / "openssh", 0.0) as near, moved(near, RTT) as away:
+    with far(0.0) as near, moved(near, RTT) as away:
         ours, fabric, link = (_round_trips(way, near, away, repeats) for way in (_connect, _fabric, _link))
     return [
         Row("connect", ours, "RTT", BAR, peer=("plain Fabric", fabric), limit=ROUND_TRIPS),

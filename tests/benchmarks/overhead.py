@@ -52,7 +52,7 @@ def by_link(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 def measure(folder: Path, repeats: int, peer_repeats: int, rtts: tuple[float, ...] = tuple(BARS)) -> list[Row]:
     """Return for each RTT our row, the plain ways' and the command's own, and the ratio to plain Fabric at the longest."""
     rows = []
-    with far(folder / "openssh", 0.0) as there:
+    with far(0.0) as there:
         for rtt in rtts:
             with moved(there, rtt) as place:
                 sample = Sample(place)
