@@ -27,6 +27,7 @@ in the C locale keeps every name as it is.
 """
 
 import errno
+import gc
 import glob
 import hashlib
 import json
@@ -38,7 +39,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -51,6 +51,8 @@ MARKER = "PERSISTENT_RUNNER_COMMAND"
 ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
+SMALL_BODY = 512  # bytes of a frame's body that are not worth packing
+SAMPLES, SAMPLE = 8, 1 << 9  # of a long body so many pieces of so many bytes say whether it is
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
@@ -77,6 +79,9 @@ def boot_id() -> str:
         return ""
 
 
+BOOT = boot_id()
+
+
 def process_stat(pid: int) -> Optional[Tuple[str, int, str]]:
     """(state, parent pid, start time) of a process; None when there is none."""
     try:
@@ -96,7 +101,7 @@ def is_alive(record: Dict[str, Any]) -> bool:
             return e.errno == errno.EPERM
         return True
     found = process_stat(record["pid"])
-    return found is not None and record["boot"] == boot_id() and found[2] == record["started"] and found[0] not in "ZX"
+    return found is not None and record["boot"] == BOOT and found[2] == record["started"] and found[0] not in "ZX"
 
 
 def all_parents() -> Dict[int, int]:
@@ -109,6 +114,8 @@ def all_parents() -> Dict[int, int]:
                 if s and s[0] not in "ZX":
                     found[int(name)] = s[1]
         return found
+    import subprocess  # not above: it brings threading, whose work after each fork takes as long as the fork
+
     out = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state="]).decode("ascii", "replace")
     rows = (line.split() for line in out.splitlines())
     return dict((int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z"))
@@ -150,17 +157,45 @@ def send_signal(pids: Iterable[int], number: int) -> None:
 # ---------------------------------------------------------------- files
 
 
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
+        write_file(new, data, mode)
         os.rename(new, path)
     except BaseException:
         remove(new)
         raise
+
+
+def packed_body(body: bytes) -> Optional[bytes]:
+    """The compressed body of a frame; None where that is no shorter. A long one is tried in samples first.
+
+    Of noise 64 KB take a millisecond, a tenth of what a short command costs.
+    """
+    if len(body) <= SMALL_BODY:
+        return None
+    if len(body) > 4 * SAMPLES * SAMPLE:
+        step = len(body) // SAMPLES
+        sample = b"".join(body[at : at + SAMPLE] for at in range(step // 2, len(body) - SAMPLE, step))
+        if len(zlib.compress(sample, 1)) > 0.9 * len(sample):
+            return None
+    packed = zlib.compress(body, 1)
+    return packed if len(packed) < len(body) else None
 
 
 class Unwanted(Exception):
@@ -233,7 +268,8 @@ def open_regular(path: str) -> BinaryIO:
 def sha256(path: str) -> str:
     h = hashlib.sha256()
     with open_regular(path) as f:
-        for block in iter(lambda: f.read(1 << 20), b""):
+        most = min(1 << 20, os.fstat(f.fileno()).st_size + 1)  # room for more would have to be mapped
+        for block in iter(lambda: f.read(most), b""):
             h.update(block)
     return h.hexdigest()
 
@@ -367,12 +403,15 @@ def close_inherited(keep: Set[int]) -> None:
         names = os.listdir("/proc/self/fd")
     except OSError:
         names = [str(n) for n in range(256)]
-    for fd in [int(n) for n in names]:
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+    close_all(fd for fd in [int(n) for n in names] if fd not in keep)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
 
 
 def sweep(number: int, until: float) -> bool:
@@ -402,12 +441,37 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
     return max(signal.sigpending() & set(numbers), default=0)
 
 
+def spawn(argv: List[str], env: Dict[str, str], work: str, umask: int) -> int:
+    """Start a command as the leader of a process group, with nothing of this supervisor's signals and mask; its pid."""
+    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ]  # Python ignores the last
+    os.chdir(work)
+    ours = os.umask(umask)
+    try:
+        if hasattr(os, "posix_spawn"):  # copies none of our memory, which a fork does twice over, page by page
+            program = shutil.which(argv[0], path=env.get("PATH")) or argv[0]
+            return os.posix_spawn(program, argv, env, setpgroup=0, setsigmask=[], setsigdef=defaults)
+        child = os.fork()  # Python 3.7 and older
+        if child == 0:
+            try:
+                os.setpgid(0, 0)
+                for number in defaults:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                os.execvpe(argv[0], argv, env)
+            except (OSError, ValueError) as e:
+                os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
+            finally:
+                os._exit(127)
+        return child
+    finally:
+        os.umask(ours)
+
+
 def run_tree(
     argv: List[str],
     env: Dict[str, str],
     work: str,
     umask: int,
-    report: int,
     timeout: Optional[float],
     stall: Optional[float],
     grace: float,
@@ -416,22 +480,11 @@ def run_tree(
 
     It is ended after `timeout` seconds, and after `stall` seconds in which the log, which is fd 1, has not grown.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(report)
-            os.setpgid(0, 0)
-            os.chdir(work)
-            os.umask(umask)
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            os.execvpe(argv[0], argv, env)
-        except (OSError, ValueError) as e:
-            os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
-        finally:
-            os._exit(127)
-
+    try:
+        child = spawn(argv, env, work, umask)
+    except (OSError, ValueError) as e:
+        os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
+        return "done", 127, 0
     status, peak, state = None, 0, "done"  # type: Optional[int], int, str
     begun = grown = time.monotonic()
     printed = 0
@@ -479,11 +532,13 @@ def supervise(
     grace: float,
     running: str,
     copies: List[Tuple[str, str, int]],
+    others: List[int],
     report: int,
 ) -> None:
     """See one command to its end, whatever becomes of the agent, and write its record.
 
-    `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
+    `copies` are (source, target, mode) of the big inputs that it finds in its working directory; `others` are the
+    descriptors of the agent that it has no use for.
     """
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
@@ -495,15 +550,19 @@ def supervise(
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        close_inherited({0, 1, 2, report})
+        close_all(others + [log, null])
         become_subreaper()
-        with open(spare, "wb") as f:  # room for the record of a command that fills the disk
-            f.write(b" " * 4096)
+        write_file(spare, b" " * 4096)  # room for the record of a command that fills the disk
         started = (process_stat(me) or ("", 0, ""))[2]
-        record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
+        record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
-        with open(running, "wb") as f:
-            f.write(record)
+        remove(running)
+        try:
+            os.link(
+                os.path.join(where, "pid"), running
+            )  # some file systems take long for each file that comes and goes
+        except OSError:  # the home is another file system
+            write_file(running, record)
     except (IOError, OSError) as e:  # there is no room even for the record that would say so
         os.write(report, json.dumps(refused(e, work)).encode())
         remove(running)
@@ -522,21 +581,31 @@ def supervise(
     if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
         state, code, peak = "killed", 128 + signal.SIGTERM, 0
     else:
-        state, code, peak = run_tree(argv, env, work, umask, report, timeout, stall, grace)
+        state, code, peak = run_tree(argv, env, work, umask, timeout, stall, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
         ended["refusal"] = refusal
-    try:
-        write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
-        remove(spare)
-    except OSError:
-        ended["manifest"] = []
-        with open(spare, "r+b") as f:
-            f.write(json.dumps(ended).encode())  # the spaces behind it are JSON as well
-        os.rename(spare, os.path.join(where, "exit.json"))
+    fill_spare(spare, ended)
+    os.rename(spare, os.path.join(where, "exit.json"))
     remove(running)
     os.write(report, b"x")
+
+
+def fill_spare(spare: str, ended: Dict[str, Any]) -> None:
+    """Write an exit record into the room that was kept for it; on a full disk without its manifest."""
+    fd = os.open(spare, os.O_WRONLY)
+    try:
+        record = json.dumps(ended).encode()
+        try:
+            write_all(fd, record)
+        except OSError:
+            record = json.dumps(dict(ended, manifest=[])).encode()
+            os.lseek(fd, 0, os.SEEK_SET)
+            write_all(fd, record)
+        os.ftruncate(fd, len(record))
+    finally:
+        os.close(fd)
 
 
 def remove(path: str) -> None:
@@ -586,12 +655,6 @@ def room(folder: str) -> str:
 
 
 # ---------------------------------------------------------------- the agent
-
-
-def write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(fd, view) :]
 
 
 def reap() -> None:
@@ -665,7 +728,7 @@ class Agent(object):
         """Make the folders of this run, and become the agent that starts commands on this node."""
         shared = os.path.join(home, "work", "shared")
         base = os.environ.get("RESCALE_WORK_PATH") or (shared if os.path.isdir(shared) else os.path.join(home, "work"))
-        self.root = os.path.join(base, self.config["run"])
+        self.root = os.path.join(os.path.abspath(base), self.config["run"])
         self.node = os.path.join(self.lease, self.config["node"])
         self.running = os.path.join(self.node, "running")
         for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
@@ -697,10 +760,9 @@ class Agent(object):
     # -- frames
 
     def frame(self, header: Dict[str, Any], body: bytes = b"") -> bytes:
-        if len(body) > 512:
-            packed = zlib.compress(body, 1)
-            if len(packed) < len(body):
-                header, body = dict(header, z=1), packed
+        packed = packed_body(body)
+        if packed is not None:
+            header, body = dict(header, z=1), packed
         head = os.fsencode(json.dumps(header, ensure_ascii=False))
         return struct.pack(">II", len(head), len(body)) + head + body
 
@@ -725,7 +787,7 @@ class Agent(object):
                 "t": "hello",
                 "epoch": self.epoch,
                 "root": self.root,
-                "boot": boot_id(),
+                "boot": BOOT,
                 "host": socket.gethostname(),
                 "python": sys.version.split()[0],
                 "cores": os.cpu_count() or 1,
@@ -881,6 +943,7 @@ class Agent(object):
         env.update(
             {MARKER: os.path.join(self.root, command), "TRIAL_CORES": str(cores), "TRIAL_HOSTS": hosts, "PWD": work}
         )
+        env["SHLVL"] = "1"  # or bash takes this for a login over SSH, and reads ~/.bashrc for each command
         if header.get("setup"):
             env["SETUP_DIR"] = plain_path(self.root, header["setup"])
         if self.shell is None:
@@ -904,6 +967,9 @@ class Agent(object):
                         self.config["grace"],
                         self.entry(command),
                         self.copies(header, work),
+                        [reads]
+                        + [watch.fd for watch in self.watches.values() if watch.fd is not None]
+                        + list(self.asides),
                         report,
                     )
                 finally:
@@ -1130,6 +1196,9 @@ class Agent(object):
 
 
 def main(config: Dict[str, Any]) -> None:
+    close_inherited({0, 1, 2})
+    if hasattr(gc, "freeze"):  # else a collection in a supervisor would write to, and so copy, all of our memory
+        gc.freeze()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     Agent(config).serve()
