@@ -255,11 +255,10 @@ class Loop:
             self._fatal = error
 
     def _is_more_wanted(self) -> bool:
-        if self._limits.more is not None:
-            return self._asked < self._limits.more
-        counted = self._outbox.stored(lambda: self.progress.count(self._study))
-        progress, under_way = self.progress, self._at_work + len(self.progress.ready)
-        return counted and progress.settled + progress.others + under_way < progress.total
+        more, progress = self._limits.more, self.progress
+        counted = (more is None or self._asked < more) and self._outbox.stored(lambda: progress.count(self._study))
+        under_way = self._at_work + len(progress.ready)
+        return counted and (more is not None or progress.settled + progress.others + under_way < progress.total)
 
     @property
     def _at_work(self) -> int:
@@ -268,7 +267,7 @@ class Loop:
 
     def _ask(self) -> None:
         """Ask for a trial and start it, or make it ready where no slot is free."""
-        found = self._proposals.next()
+        found = self._proposals.next(is_any_waiting=self.progress.is_any_waiting)
         if found is not None:
             crash_point("asked")
             self._asked += 1
