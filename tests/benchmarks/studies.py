@@ -1,0 +1,156 @@
+"""A whole study as `run-study` runs it, on a machine at the end of a line; its trials write down when they ran."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from persistent_runner.interrupts import Interrupts
+from persistent_runner.local_platform.local import LocalRescale
+from persistent_runner.runner import _run_trials
+from persistent_runner.study.objective import CommandObjective
+from persistent_runner.study.progress import Limits
+from persistent_runner.study.run_folder import RunFolder
+from persistent_runner.study.spec import StudySpec
+from persistent_runner.study.storage import open_study
+from tests.benchmarks.far import median
+from tests.pools import Pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import optuna
+
+    from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.study.progress import Progress
+    from tests.benchmarks.far import Far
+
+# The clock of the machine, by the shell itself: no process is started for it.
+COMMAND = """echo "$TRIAL_NUMBER $EPOCHREALTIME" >> "$TIMES"
+sleep {seconds}
+cp parameters.json result.json
+echo "$TRIAL_NUMBER $EPOCHREALTIME" >> "$TIMES\""""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study of x and z in [0, 1] is like, whose value is x."""
+
+    trials: int
+    command: str
+    sampler: str = "tpe"
+    storage: str = "sqlite"
+    at_a_time: int = 1
+    stage_ahead: str = "0"
+
+    def text(self) -> str:
+        """Return its study.toml."""
+        return f"""
+[study]
+name = "benchmark"
+n_trials = {self.trials}
+sampler = "{self.sampler}"
+seed = 1
+storage = "{self.storage}"
+[cluster]
+core_type = "emerald"
+cores = {self.at_a_time}
+walltime = "1h"
+[space]
+x = {{ type = "float", low = 0.0, high = 1.0 }}
+z = {{ type = "float", low = 0.0, high = 1.0 }}
+[trial]
+command = '''{self.command}'''
+cores = 1
+stage_ahead = {self.stage_ahead}
+[metrics.y]
+file = "result.json"
+json = "x"
+[objectives]
+y = "minimize"
+"""
+
+
+@dataclass(frozen=True)
+class Times:
+    """When each trial's command began and ended, in seconds, the earliest first."""
+
+    spans: list[tuple[float, float]]
+
+    @property
+    def gaps(self) -> list[float]:
+        """From the end of each to the begin of the next one, of trials that ran one after the other."""
+        return [second[0] - first[1] for first, second in zip(self.spans, self.spans[1:], strict=False)]
+
+    @property
+    def busy(self) -> float:
+        """Which share of the time something ran, from the first begin to the last end."""
+        return sum(end - begin for begin, end in self.spans) / (self.spans[-1][1] - self.spans[0][0])
+
+
+@contextlib.contextmanager
+def leased(folder: Path, place: Far, cores: int, times: Path) -> Iterator[ClusterLease]:
+    """Lease a cluster whose head node is the far machine."""
+    folder.mkdir(parents=True)
+    with LocalRescale(folder / "platform") as rescale:
+        pools = Pools(rescale, folder, lambda _: place.connect())
+        try:
+            yield pools.lease(cores=cores, env={"TIMES": str(times)})
+        finally:
+            pools.close()
+
+
+def run(lease: ClusterLease, study: Study, folder: Path) -> tuple[optuna.Study, Progress, float]:
+    """Run it to its end; return the study, how far it came and the seconds that all trials took."""
+    inputs = folder / "study"
+    inputs.mkdir(parents=True)
+    (inputs / "study.toml").write_text(study.text())
+    spec = StudySpec.load(inputs)
+    with _quiet(), RunFolder(folder / "runs/benchmark", "benchmark") as kept, Interrupts() as interrupts:
+        found = open_study(spec, kept)
+        begun = time.perf_counter()
+        progress = _run_trials(
+            lease,
+            found,
+            CommandObjective(spec),
+            folder=kept,
+            interrupts=interrupts,
+            inputs_root=inputs,
+            limits=Limits(study.trials),
+            trial_cores=1,
+            max_concurrent=None,
+            designs=spec.designs,
+            ahead=spec.trial.stage_ahead,
+        )
+        return found, progress, time.perf_counter() - begun
+
+
+def timed(folder: Path, place: Far, study: Study, skip: int) -> Times:
+    """Run a study of commands that write their times; the first ones load what the others find in memory."""
+    times = folder.with_suffix(".times")
+    with leased(folder, place, study.at_a_time, times) as lease:
+        _, progress, _ = run(lease, study, folder)
+    assert progress.complete == study.trials, progress
+    seen: dict[int, list[float]] = {}
+    for line in times.read_text().splitlines():
+        number, at = line.split()
+        seen.setdefault(int(number), []).append(float(at))
+    spans = sorted((begin, end) for begin, end in seen.values())
+    return Times(spans[skip:])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    ours = logging.getLogger("persistent_runner")
+    before, ours.level = ours.level, logging.ERROR
+    try:
+        yield
+    finally:
+        ours.level = before
+
+
+__all__ = ["COMMAND", "Study", "Times", "leased", "median", "run", "timed"]
