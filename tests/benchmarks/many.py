@@ -16,6 +16,7 @@ import time
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ def here(folder: Path, storage: str, trials: int, more: int) -> Seen:
         def run(study: optuna.Study, total: int) -> list[float]:
             asked: list[float] = []
 
-            def submit(number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:  # noqa: ARG001
+            def submit(number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
                 asked.append(time.perf_counter())
                 future: Future[Any] = Future()
                 future.set_result(task(_Nowhere))
@@ -98,7 +99,13 @@ def here(folder: Path, storage: str, trials: int, more: int) -> Seen:
             machines = Machines(submit=submit, capacity=1, stop_running=lambda: None, where=lambda: "here")
             limits = Limits(total)
             Loop(
-                study, _nothing, machines=machines, folder=kept, limits=limits, interrupts=interrupts, designs=spec.designs
+                study,
+                _nothing,
+                machines=machines,
+                folder=kept,
+                limits=limits,
+                interrupts=interrupts,
+                designs=spec.designs,
             ).run()
             return asked
 
@@ -118,7 +125,7 @@ def here(folder: Path, storage: str, trials: int, more: int) -> Seen:
         write_table(kept, study)
         summarize(spec, study)
         table = time.perf_counter() - begun
-    each = median(second - first for first, second in zip(asked, asked[1:], strict=False))
+    each = median(second - first for first, second in pairwise(asked))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
     return Seen(1000 * each, 1000 * start, 1000 * table, used)
 
@@ -129,7 +136,7 @@ class _Nowhere:
     seconds = 0.0
 
 
-def _nothing(trial: optuna.Trial, work: Any) -> Outcome:  # noqa: ARG001
+def _nothing(trial: optuna.Trial, work: Any) -> Outcome:
     return Outcome((trial.params["x"],), {"y": trial.params["x"]})
 
 

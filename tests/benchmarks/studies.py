@@ -6,7 +6,11 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import requests
 
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.local_platform.local import LocalRescale
@@ -15,15 +19,12 @@ from persistent_runner.study.objective import CommandObjective
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.spec import StudySpec
-from persistent_runner.study.storage import open_study
-from tests.benchmarks.far import median
+from persistent_runner.study.storage import open_study, quiet_optuna
 from tests.pools import Pools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import optuna
 
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.study.progress import Progress
@@ -46,6 +47,7 @@ class Study:
     storage: str = "sqlite"
     at_a_time: int = 1
     stage_ahead: str = "0"
+    result: str = "result.json"
 
     def text(self) -> str:
         """Return its study.toml."""
@@ -55,7 +57,6 @@ name = "benchmark"
 n_trials = {self.trials}
 sampler = "{self.sampler}"
 seed = 1
-storage = "{self.storage}"
 [cluster]
 core_type = "emerald"
 cores = {self.at_a_time}
@@ -68,7 +69,7 @@ command = '''{self.command}'''
 cores = 1
 stage_ahead = {self.stage_ahead}
 [metrics.y]
-file = "result.json"
+file = "{self.result}"
 json = "x"
 [objectives]
 y = "minimize"
@@ -84,7 +85,7 @@ class Times:
     @property
     def gaps(self) -> list[float]:
         """From the end of each to the begin of the next one, of trials that ran one after the other."""
-        return [second[0] - first[1] for first, second in zip(self.spans, self.spans[1:], strict=False)]
+        return [second[0] - first[1] for first, second in pairwise(self.spans)]
 
     @property
     def busy(self) -> float:
@@ -99,22 +100,23 @@ def leased(folder: Path, place: Far, cores: int, times: Path) -> Iterator[Cluste
     with LocalRescale(folder / "platform") as rescale:
         pools = Pools(rescale, folder, lambda _: place.connect())
         try:
-            yield pools.lease(cores=cores, env={"TIMES": str(times)})
+            yield pools.lease(core_type="granite" if cores > 1 else "emerald", cores=cores, env={"TIMES": str(times)})
         finally:
             pools.close()
 
 
-def run(lease: ClusterLease, study: Study, folder: Path) -> tuple[optuna.Study, Progress, float]:
-    """Run it to its end; return the study, how far it came and the seconds that all trials took."""
+def run(lease: Callable[[], ClusterLease], study: Study, folder: Path) -> tuple[Progress, float]:
+    """Open a study, lease a cluster and run it to its end; return how far it came, and how long all trials took in s."""
     inputs = folder / "study"
     inputs.mkdir(parents=True)
     (inputs / "study.toml").write_text(study.text())
     spec = StudySpec.load(inputs)
     with _quiet(), RunFolder(folder / "runs/benchmark", "benchmark") as kept, Interrupts() as interrupts:
-        found = open_study(spec, kept)
+        found = _in_memory(spec) if study.storage == "in memory" else open_study(spec, kept)
+        cluster = lease()
         begun = time.perf_counter()
         progress = _run_trials(
-            lease,
+            cluster,
             found,
             CommandObjective(spec),
             folder=kept,
@@ -126,14 +128,27 @@ def run(lease: ClusterLease, study: Study, folder: Path) -> tuple[optuna.Study, 
             designs=spec.designs,
             ahead=spec.trial.stage_ahead,
         )
-        return found, progress, time.perf_counter() - begun
+        return progress, time.perf_counter() - begun
+
+
+def _in_memory(spec: StudySpec) -> optuna.Study:
+    quiet_optuna()
+    return optuna.create_study(sampler=spec.make_sampler(spec.study.seed), directions=spec.directions)
+
+
+def asked(rescale: LocalRescale, path: str) -> list[dict[str, Any]]:
+    """Return the rows of a list, asked from the platform's own API."""
+    headers = {"Authorization": f"Token {rescale.api_key}"}
+    answer = requests.get(f"{rescale.base_url}/api/v2/{path}/", headers=headers, timeout=30)
+    rows: list[dict[str, Any]] = answer.json()["results"]
+    return rows
 
 
 def timed(folder: Path, place: Far, study: Study, skip: int) -> Times:
     """Run a study of commands that write their times; the first ones load what the others find in memory."""
     times = folder.with_suffix(".times")
     with leased(folder, place, study.at_a_time, times) as lease:
-        _, progress, _ = run(lease, study, folder)
+        progress, _ = run(lambda: lease, study, folder)
     assert progress.complete == study.trials, progress
     seen: dict[int, list[float]] = {}
     for line in times.read_text().splitlines():
@@ -151,6 +166,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         ours.level = before
-
-
-__all__ = ["COMMAND", "Study", "Times", "leased", "median", "run", "timed"]
