@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from persistent_runner.study.proposals import IMPORTED
 from persistent_runner.study.progress import Progress
+from persistent_runner.study.proposals import IMPORTED
 from persistent_runner.study.results import USER_ATTRIBUTE
 
 STATES = [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING]
