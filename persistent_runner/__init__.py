@@ -15,15 +15,15 @@
          sshd ssh_commands between | faults fault_kinds answers shown control journal durations
     5  study/    spec across tables fields toml syntax | space design formula samplers | extract readers tabular
          functions objective
-         loop proposals pilot failures standby committed fuse stopping tenure machines starts outbox progress resume
-         returned content reread reuse known | run_folder storage spending summary results | schema reference
-         deck context candidates leftovers solver | sample printed new
+         loop proposals pilot failures standby committed fuse stopping tenure machines slots starts ahead outbox
+         progress resume returned content reread reuse known | run_folder storage spending summary results
+         schema reference | deck context candidates leftovers solver | sample printed new
        rescale/  api fields | client catalogue states transport
     4  pool.py  spread.py                      trials onto nodes; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
     2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
-         transfer explain live_log workdir
+         transfer explain pushed live_log workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
        portable.py  crash.py  pipes.py  disk.py

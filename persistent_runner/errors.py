@@ -133,7 +133,14 @@ class ConnectionLost(RunnerError):
 
 
 class AttemptLost(RunnerError):
-    """A command was stopped or lost without a fault of the design: its trial gets a new attempt and is not told."""
+    """A command was stopped or lost without a fault of the design: its trial gets a new attempt and is not told.
+
+    `has_begun` is false of one that was withdrawn while it waited for its place on the node.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", has_begun: bool = True) -> None:
+        super().__init__(message, remedy=remedy)
+        self.has_begun = has_begun
 
 
 class DiskFull(RunnerError):

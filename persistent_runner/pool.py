@@ -41,7 +41,8 @@ class Pool:
 
     `run` names this run's folder on the node, `folder` is where results are kept here, `inputs_root` is what pushed
     paths are relative to. `trial_cores` None means all cores of the node: one trial at a time. Open it before the first
-    trial.
+    trial. With `queues`, for trials of one command each, more than `capacity` may be submitted: the others wait on the
+    node, and each starts there the moment that one ends.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Pool:
         trial_cores: int | None = None,
         max_concurrent: int | None = None,
         delimiters: Delimiters | None = None,
+        queues: bool = False,
     ) -> None:
         self._lease = lease
         self._folder = folder
@@ -61,6 +63,7 @@ class Pool:
         self._trial_cores = trial_cores
         self._max_concurrent = max_concurrent
         self._delimiters = delimiters
+        self.queues = queues
         self._lock = threading.Lock()
         self._running: dict[WorkDir, threading.Thread] = {}
         self._setup: str | None = None
@@ -86,6 +89,11 @@ class Pool:
         self._lease.renew(finished, timedelta(seconds=needs_seconds))
         self._setup = None
         self._link = self._new_link()
+
+    @property
+    def round_trip(self) -> float:
+        """How many seconds the way to the cluster and back takes."""
+        return self._link.round_trip
 
     @property
     def where(self) -> str:
@@ -134,7 +142,8 @@ class Pool:
     def submit(self, number: int, attempt: int, task: Callable[[WorkDir], Result]) -> Future[Result]:
         """Run `task` in a thread with the working directory of a trial's attempt; the future gives what it returns."""
         folder = self._folder / "trials" / f"{number:05d}"
-        workdir = self._workdir(f"{number:05d}.{attempt}", number, folder, self._inputs_root)
+        among = self.capacity if self.queues else None
+        workdir = self._workdir(f"{number:05d}.{attempt}", number, folder, self._inputs_root, among=among)
         future: Future[Result] = Future()
 
         def work() -> None:
@@ -195,6 +204,13 @@ class Pool:
         for workdir in running:
             workdir.stop()
 
+    def withdraw(self, number: int) -> None:
+        """Let a trial that waits on the node never begin: its future fails with AttemptLost; one that runs goes on."""
+        with self._lock:
+            waiting = [workdir for workdir in self._running if workdir.number == number]
+        for workdir in waiting:
+            workdir.withdraw()
+
     def close(self) -> None:
         """End the agent. What still runs on the node goes on; its futures fail with ConnectionLost."""
         self._link.close()
@@ -204,7 +220,16 @@ class Pool:
         for thread in threads:  # objectives that compute for long are not waited for
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _workdir(self, attempt: str, number: int, folder: Path, inputs_root: Path, label: str = "") -> WorkDir:
+    def _workdir(
+        self,
+        attempt: str,
+        number: int,
+        folder: Path,
+        inputs_root: Path,
+        label: str = "",
+        *,
+        among: int | None = None,
+    ) -> WorkDir:
         return WorkDir(
             self._link,
             attempt=attempt,
@@ -216,6 +241,7 @@ class Pool:
             setup=self._setup,
             delimiters=self._delimiters,
             label=label,
+            among=among,
         )
 
     def _run_setup(self) -> None:

@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -127,7 +127,7 @@ def _run_trials(
     designs: DesignSpace | None = None,
     digest: str | None = None,
     failures: FailuresTable | None = None,
-    ahead: int = 0,
+    ahead: int | Literal["auto"] = 0,
     saved: Saver = lambda _: {},
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
@@ -140,14 +140,13 @@ def _run_trials(
         trial_cores=trial_cores,
         max_concurrent=max_concurrent,
         delimiters=delimiters,
+        queues=designs is not None,
     )
 
     def turned(progress: Progress) -> None:
         cluster.turned()
         if view is not None:
-            for number, line in pool.last_lines().items():
-                if number in progress.running:
-                    progress.running[number].last_line = line
+            progress.note_lines(pool.last_lines())
             view.show(progress)
 
     def opened() -> None:
@@ -180,6 +179,9 @@ def _run_trials(
                 saved=saved,
                 price=pool.trial_price,
                 most_idle=cluster.guard.orphan_idle.total_seconds(),
+                queues=pool.queues,
+                withdraw=pool.withdraw,
+                round_trip=lambda: pool.round_trip,
             ),
             folder=folder,
             limits=limits,

@@ -189,6 +189,14 @@ def test_results_that_find_no_room_here(pools: Pools, small: Path, caplog: pytes
     assert "MB are free" in caplog.text
 
 
+def test_a_run_that_finds_no_room_for_what_it_is(small: Path) -> None:
+    """A new study on a full disk is refused in words before anything is leased."""
+    with RunFolder(small / "runs", "wing") as folder:
+        fill(small)
+        with pytest.raises(DiskFull, match=r"run\.json cannot be written: the disk of this machine is full"):
+            folder.set_content({"deck": {f"file{number}": "0" * 64 for number in range(2000)}})
+
+
 @pytest.mark.parametrize("room", [0, 50, 1000], ids=["none", "for half a record", "for one record"])
 def test_a_journal_that_finds_no_room(pools: Pools, small: Path, caplog: pytest.LogCaptureFixture, room: int) -> None:
     """Nothing is told that is not committed; when there is room the same results are, each once (row D6)."""

@@ -23,6 +23,7 @@ in the C locale keeps every name as it is.
 """
 
 import errno
+import gc
 import glob
 import hashlib
 import json
@@ -47,6 +48,8 @@ MARKER = "PERSISTENT_RUNNER_COMMAND"
 ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
+SMALL_BODY = 512  # bytes of a frame's body that are not worth packing
+SAMPLES, SAMPLE = 4, 1 << 10  # of a long body so many pieces of so many bytes say whether it is
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
@@ -73,6 +76,9 @@ def boot_id() -> str:
         return ""
 
 
+BOOT = boot_id()
+
+
 def process_stat(pid: int) -> Optional[Tuple[str, int, str]]:
     """(state, parent pid, start time) of a process; None when there is none."""
     try:
@@ -92,7 +98,7 @@ def is_alive(record: Dict[str, Any]) -> bool:
             return e.errno == errno.EPERM
         return True
     found = process_stat(record["pid"])
-    return found is not None and record["boot"] == boot_id() and found[2] == record["started"] and found[0] not in "ZX"
+    return found is not None and record["boot"] == BOOT and found[2] == record["started"] and found[0] not in "ZX"
 
 
 def all_parents() -> Dict[int, int]:
@@ -146,17 +152,41 @@ def send_signal(pids: Iterable[int], number: int) -> None:
 # ---------------------------------------------------------------- files
 
 
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[os.write(fd, view) :]
+
+
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
         os.rename(new, path)
     except BaseException:
         remove(new)
         raise
+
+
+def packed_body(body: bytes) -> Optional[bytes]:
+    """The compressed body of a frame; None where that is no shorter. A long one is tried in samples first.
+
+    Of noise 64 KB take a millisecond, a tenth of what a short command costs.
+    """
+    if len(body) <= SMALL_BODY:
+        return None
+    if len(body) > 4 * SAMPLES * SAMPLE:
+        step = len(body) // SAMPLES
+        sample = b"".join(body[n * step : n * step + SAMPLE] for n in range(SAMPLES))
+        if len(zlib.compress(sample, 1)) > 0.95 * len(sample):
+            return None
+    packed = zlib.compress(body, 1)
+    return packed if len(packed) < len(body) else None
 
 
 class Unwanted(Exception):
@@ -398,12 +428,37 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
     return max(signal.sigpending() & set(numbers), default=0)
 
 
+def spawn(argv: List[str], env: Dict[str, str], work: str, umask: int) -> int:
+    """Start a command as the leader of a process group, with nothing of this supervisor's signals and mask; its pid."""
+    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM]
+    os.chdir(work)
+    ours = os.umask(umask)
+    try:
+        if hasattr(os, "posix_spawn"):  # copies none of our memory, which a fork does twice over, page by page
+            program = shutil.which(argv[0], path=env.get("PATH")) or argv[0]
+            return os.posix_spawn(program, argv, env, setpgroup=0, setsigmask=[], setsigdef=defaults)
+        child = os.fork()  # Python 3.7 and older
+        if child == 0:
+            try:
+                os.setpgid(0, 0)
+                for number in defaults:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.pthread_sigmask(signal.SIG_SETMASK, [])
+                os.execvpe(argv[0], argv, env)
+            except (OSError, ValueError) as e:
+                os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
+            finally:
+                os._exit(127)
+        return child
+    finally:
+        os.umask(ours)
+
+
 def run_tree(
     argv: List[str],
     env: Dict[str, str],
     work: str,
     umask: int,
-    report: int,
     timeout: Optional[float],
     stall: Optional[float],
     grace: float,
@@ -412,22 +467,11 @@ def run_tree(
 
     It is ended after `timeout` seconds, and after `stall` seconds in which the log, which is fd 1, has not grown.
     """
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(report)
-            os.setpgid(0, 0)
-            os.chdir(work)
-            os.umask(umask)
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            os.execvpe(argv[0], argv, env)
-        except (OSError, ValueError) as e:
-            os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
-        finally:
-            os._exit(127)
-
+    try:
+        child = spawn(argv, env, work, umask)
+    except (OSError, ValueError) as e:
+        os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
+        return "done", 127, 0
     status, peak, state = None, 0, "done"  # type: Optional[int], int, str
     begun = grown = time.monotonic()
     printed = 0
@@ -496,7 +540,7 @@ def supervise(
         with open(spare, "wb") as f:  # room for the record of a command that fills the disk
             f.write(b" " * 4096)
         started = (process_stat(me) or ("", 0, ""))[2]
-        record = json.dumps({"pid": me, "started": started, "boot": boot_id()}).encode()
+        record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
         with open(running, "wb") as f:
             f.write(record)
@@ -518,7 +562,7 @@ def supervise(
     if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
         state, code, peak = "killed", 128 + signal.SIGTERM, 0
     else:
-        state, code, peak = run_tree(argv, env, work, umask, report, timeout, stall, grace)
+        state, code, peak = run_tree(argv, env, work, umask, timeout, stall, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
@@ -582,12 +626,6 @@ def room(folder: str) -> str:
 
 
 # ---------------------------------------------------------------- the agent
-
-
-def write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(fd, view) :]
 
 
 def reap() -> None:
@@ -660,7 +698,7 @@ class Agent(object):
         """Make the folders of this run, and become the agent that starts commands on this node."""
         shared = os.path.join(home, "work", "shared")
         base = os.environ.get("RESCALE_WORK_PATH") or (shared if os.path.isdir(shared) else os.path.join(home, "work"))
-        self.root = os.path.join(base, self.config["run"])
+        self.root = os.path.join(os.path.abspath(base), self.config["run"])
         self.node = os.path.join(self.lease, self.config["node"])
         self.running = os.path.join(self.node, "running")
         for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
@@ -692,10 +730,9 @@ class Agent(object):
     # -- frames
 
     def frame(self, header: Dict[str, Any], body: bytes = b"") -> bytes:
-        if len(body) > 512:
-            packed = zlib.compress(body, 1)
-            if len(packed) < len(body):
-                header, body = dict(header, z=1), packed
+        packed = packed_body(body)
+        if packed is not None:
+            header, body = dict(header, z=1), packed
         head = os.fsencode(json.dumps(header, ensure_ascii=False))
         return struct.pack(">II", len(head), len(body)) + head + body
 
@@ -720,7 +757,7 @@ class Agent(object):
                 "t": "hello",
                 "epoch": self.epoch,
                 "root": self.root,
-                "boot": boot_id(),
+                "boot": BOOT,
                 "host": socket.gethostname(),
                 "python": sys.version.split()[0],
                 "cores": os.cpu_count() or 1,
@@ -872,6 +909,7 @@ class Agent(object):
         env.update(
             {MARKER: os.path.join(self.root, command), "TRIAL_CORES": str(cores), "TRIAL_HOSTS": hosts, "PWD": work}
         )
+        env["SHLVL"] = "1"  # or bash takes this for a login over SSH, and reads ~/.bashrc for each command
         if header.get("setup"):
             env["SETUP_DIR"] = plain_path(self.root, header["setup"])
         if self.shell is None:
@@ -1086,6 +1124,8 @@ class Agent(object):
 
 
 def main(config: Dict[str, Any]) -> None:
+    if hasattr(gc, "freeze"):  # else a collection in a supervisor would write to, and so copy, all of our memory
+        gc.freeze()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     Agent(config).serve()

@@ -37,6 +37,15 @@ _WINDOWS = (
 )
 
 
+LOST = {
+    "killed": "was stopped",
+    "lost": "was lost: its supervisor ended without a record, or the node was restarted",
+    "mismatch": "was started before with another command or other inputs",
+    "absent": "was lost: its big inputs vanished from the node",
+}
+"""What became of a command whose exit says nothing of its design, by the state in that."""
+
+
 def failure_of(
     label: str, command: str, ended: Exit, log: Path, *, timeout: float | None, stall: float | None
 ) -> CommandFailed | CommandTimedOut | CommandStalled:

@@ -11,6 +11,8 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from persistent_runner.errors import RunnerError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -21,6 +23,14 @@ Reply = tuple[Header, bytes]
 
 _LENGTHS = struct.Struct(">II")
 _WORTH_PACKING = 512  # bytes
+
+
+class RequestRefused(RunnerError):
+    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
+
+
+class NoRoom(RequestRefused):
+    """The disk of the node is full."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,8 @@ class Exit:
     """How a command ended.
 
     `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record), `mismatch` (another command
-    was claimed under this id) or `absent` (it was not claimed: a shared file is not on the node). `code` is 128 + n for
-    signal n. `log_tail` are the last of `log_bytes`.
+    was claimed under this id), `absent` (it was not claimed: a shared file is not on the node) or `withdrawn` (it was
+    claimed for nobody before it began). `code` is 128 + n for signal n. `log_tail` are the last of `log_bytes`.
     """
 
     state: str
@@ -113,6 +123,14 @@ def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[l
     return entries, b"".join(parts)
 
 
+def refusal_of(header: Header, node: str) -> RequestRefused:
+    """Return the error that an answer of a node's agent tells."""
+    text = f"{node}: {header['text']}"
+    if header["kind"] == "disk":
+        return NoRoom(text, remedy="The disk of the node is full.")
+    return RequestRefused(text)
+
+
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
     return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
@@ -138,7 +156,7 @@ def manifest_of(header: Header, _: bytes) -> tuple[OutputFile, ...]:
 
 def exit_of(header: Header, body: bytes) -> Exit:
     """Return the exit that a reply tells: the tail of the log comes first in the body, then the small outputs."""
-    if header["state"] in ("lost", "mismatch", "absent"):
+    if header["state"] in ("lost", "mismatch", "absent", "withdrawn"):
         return Exit(header["state"])
     at = header["log_tail"]
     files = []

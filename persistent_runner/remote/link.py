@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from persistent_runner.errors import ConnectionLost, RunnerError
+from persistent_runner.background import then
+from persistent_runner.errors import ConnectionLost
 from persistent_runner.recovery import recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
+from persistent_runner.remote import frames
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import FAULTS, close, translated
@@ -47,14 +50,6 @@ class _Request:
     on_log: Callable[[int, bytes], None] | None = None
 
 
-class RequestRefused(RunnerError):
-    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
-
-
-class NoRoom(RequestRefused):
-    """The disk of the node is full."""
-
-
 class Link:
     """One agent on one node, for as long as the node lives.
 
@@ -62,7 +57,8 @@ class Link:
     the platform whether the lease still holds and raises when it does not; it is asked before each try to reconnect.
     `run` names this run's folder on the node; an agent with `run=""` answers pings alone, beside another link's agent.
     Any thread may send requests. Futures fail with the error that ended the link for good. `frames_out` and
-    `frames_in` count what was sent and received, the agent's hello left out.
+    `frames_in` count what was sent and received, the agent's hello left out. `round_trip` is the shortest time in
+    seconds that a sign of life has taken, 0 before the first.
     """
 
     def __init__(
@@ -93,6 +89,7 @@ class Link:
         self.sharing = threading.Lock()  # held by whoever brings a shared file
         self.frames_out = 0
         self.frames_in = 0
+        self.round_trip = 0.0
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
         self._writer = threading.Thread(target=self._write, name=f"link {node} out", daemon=True)
 
@@ -113,6 +110,7 @@ class Link:
         if hello is None:
             self.close()
             raise ConnectionLost(f"the agent on {self._node} did not start within {seconds:.0f} s")
+        self._look()
         return hello
 
     @property
@@ -149,6 +147,7 @@ class Link:
         setup: str | None = None,
         on_log: Callable[[int, bytes], None] | None = None,
         seldom: bool = False,
+        among: int | None = None,
     ) -> Future[Exit]:
         """Start a command, or join it when it was started before; the future gives its exit.
 
@@ -156,9 +155,9 @@ class Link:
         name alone; `timeout` is in seconds and kept by the node, as is `stall`, how long it may print nothing; `on_log`
         gets (offset, bytes) of the log in order and once (with `seldom` the newest once a second alone; what is printed
         last is in the exit's tail), before the future is done, in the thread that reads the link: it must neither wait
-        nor raise.
+        nor raise. With `among` it waits on the node until fewer commands than that run there.
         """
-        entries, body = packed(files)
+        entries, body = frames.packed(files)
         header = {
             "t": "run",
             "attempt": attempt,
@@ -175,12 +174,17 @@ class Link:
             "inline": INLINE_BYTES,
             "follow": 0 if on_log else None,
             "seldom": seldom,
+            "among": among,
         }
-        return self._request(header, exit_of, body, on_log)
+        return self._request(header, frames.exit_of, body, on_log)
 
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Ask for the end of a command's process tree; its exit says when it is gone."""
         return self._request({"t": "kill", "attempt": attempt, "seq": seq}, _nothing)
+
+    def withdraw(self, attempt: str, seq: int) -> Future[None]:
+        """Ask that a command that waits for a place never starts; one that has begun goes on. Its exit says which."""
+        return self._request({"t": "withdraw", "attempt": attempt, "seq": seq}, _nothing)
 
     def put(
         self,
@@ -217,7 +221,7 @@ class Link:
     ) -> Future[tuple[OutputFile, ...]]:
         """List what the patterns name in an attempt's working directory."""
         header = {"t": "list", "attempt": attempt, "outputs": list(patterns), "checksums": checksums}
-        return self._request(header, manifest_of)
+        return self._request(header, frames.manifest_of)
 
     def drop(self, attempt: str) -> Future[None]:
         """Acknowledge an attempt: all of it is here, its directory on the node goes."""
@@ -229,7 +233,7 @@ class Link:
         `beat` (`[A-Za-z0-9.-]{1,80}`) is one that differs from the last. `keep` with it: how many ticks the switch
         waits for another one. `stop` tells the switch to end the job.
         """
-        return self._request({"t": "ping", "beat": beat, "keep": keep, "stop": stop}, life_of)
+        return self._request({"t": "ping", "beat": beat, "keep": keep, "stop": stop}, frames.life_of)
 
     def _request(
         self,
@@ -249,7 +253,7 @@ class Link:
                 if self._ready:
                     self._unsent.append(request)
                     self._state.notify_all()
-        return _then(request.future, convert)
+        return then(request.future, lambda reply: convert(*reply))
 
     # -- the two threads of the channel
 
@@ -300,7 +304,7 @@ class Link:
         buffer = bytearray(rest)
         channel.settimeout(self._patience.dead)
         while True:
-            for header, body in decode(buffer):
+            for header, body in frames.decode(buffer):
                 self.frames_in += 1
                 self._deliver(header, body)
             try:
@@ -325,14 +329,23 @@ class Link:
                 request = self._unsent.popleft() if busy else None
             if request is None or channel is None:
                 if ready:
-                    self.ping()
+                    self._look()
                 continue
             try:
-                channel.sendall(encode(request.header, request.body))
+                channel.sendall(frames.encode(request.header, request.body))
                 self.frames_out += 1
             except FAULTS as error:
                 log.debug("%s: sending failed: %s", self._node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again
+
+    def _look(self) -> None:
+        """Ask for a sign of life, and note how long it takes."""
+        sent = time.monotonic()
+
+        def came(_: Future[Life]) -> None:
+            self.round_trip = min(self.round_trip or math.inf, time.monotonic() - sent)
+
+        self.ping().add_done_callback(came)
 
     def _before_reconnect(self, lost: Exception) -> None:
         """Hang up, and see whether there is still something to reconnect to."""
@@ -349,7 +362,7 @@ class Link:
 
     def _deliver(self, header: Header, body: bytes) -> None:
         if header["t"] == "logs":
-            for request_id, offset, data in log_pieces(header, body):
+            for request_id, offset, data in frames.log_pieces(header, body):
                 if (request := self._pending.get(request_id)) is not None and request.on_log is not None:
                     request.header["follow"] = offset + len(data)  # a new agent goes on from there
                     request.on_log(offset, data)
@@ -359,9 +372,7 @@ class Link:
         if request is None:
             return
         if header["t"] == "error":
-            text = f"{self._node}: {header['text']}"
-            full = NoRoom(text, remedy="The disk of the node is full.")
-            request.future.set_exception(full if header["kind"] == "disk" else RequestRefused(text))
+            request.future.set_exception(frames.refusal_of(header, self._node))
         else:
             request.future.set_result((header, body))
 
@@ -375,23 +386,6 @@ class Link:
             self._state.notify_all()
         for request in left:
             request.future.set_exception(self._end)
-
-
-def _then(source: Future[Reply], convert: Callable[[Header, bytes], Result]) -> Future[Result]:
-    """Return a future of what `convert` makes of a reply."""
-    target: Future[Result] = Future()
-    target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
-
-    def done(finished: Future[Reply]) -> None:
-        try:
-            result = convert(*finished.result())
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            target.set_exception(error)
-        else:
-            target.set_result(result)
-
-    source.add_done_callback(done)
-    return target
 
 
 def _nothing(_header: Header, _body: bytes) -> None:

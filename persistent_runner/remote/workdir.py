@@ -7,6 +7,7 @@ import difflib
 import glob
 import logging
 import queue
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ from persistent_runner.errors import (
 from persistent_runner.inputs import LINK_MODE, SharedFile
 from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
-from persistent_runner.remote.explain import failure_of
-from persistent_runner.remote.link import NoRoom, RequestRefused
+from persistent_runner.remote.explain import LOST, failure_of
+from persistent_runner.remote.frames import NoRoom, RequestRefused
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
 from persistent_runner.render import Delimiters
 
@@ -65,7 +66,8 @@ class WorkDir:
     """One attempt's working directory on the node and its folder here.
 
     Paths to push are relative to `inputs_root`, paths to pull to the working directory. Once it has met a fault of the
-    machine it is dead: every later call raises the same.
+    machine it is dead: every later call raises the same. With `among` its commands wait on the node until fewer than
+    that run there.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class WorkDir:
         setup: str | None = None,
         delimiters: Delimiters | None = None,
         label: str = "",
+        among: int | None = None,
     ) -> None:
         self.attempt = attempt
         self.number = number
@@ -100,6 +103,8 @@ class WorkDir:
         self._listed: frozenset[str] = frozenset()
         self._local_names: dict[str, str] = {}
         self.seconds = 0.0  # run time of its commands so far, by the node
+        self.waited = 0.0  # seconds that they waited for their places, and for the way there and back
+        self._among, self._is_withdrawn = among, False
         self._seq = 0
         self._running: int | None = None
         self._dead: Exception | None = None
@@ -226,6 +231,12 @@ class WorkDir:
         if self._running is not None:
             self._link.kill(self.attempt, self._running)
 
+    def withdraw(self) -> None:
+        """Let a command that waits for its place never begin: AttemptLost. Called from another thread."""
+        self._is_withdrawn = True
+        if self._running is not None:
+            self._link.withdraw(self.attempt, self._running)
+
     def check(self) -> None:
         """Raise the fault of the machine that this directory has met, if any."""
         if self._dead is not None:
@@ -276,15 +287,11 @@ class WorkDir:
         if ended.state == "absent":  # the first trial that needs them, or the node has lost them
             transfer.share(self._link, shared, self.check)
             ended = self._once(seq, on_line, files=along, **command)
-        reason = {
-            "killed": "was stopped",
-            "lost": "was lost: its supervisor ended without a record, or the node was restarted",
-            "mismatch": "was started before with another command or other inputs",
-            "absent": "was lost: its big inputs vanished from the node",
-        }.get(ended.state)
-        if reason:
+        if ended.state == "withdrawn":
+            raise AttemptLost(f"{self._label} was withdrawn before it began", has_begun=False)
+        if ended.state in LOST:
             self._live.keep(ended)
-            raise AttemptLost(f"{self._label} {reason}")
+            raise AttemptLost(f"{self._label} {LOST[ended.state]}")
         return ended
 
     def _once(
@@ -297,6 +304,7 @@ class WorkDir:
     ) -> Exit:
         """Start or join a command and wait for its end, or for the word that it cannot start."""
         self.check()
+        sent = time.monotonic()
         self._live = live_log.LiveLog(self.folder, seq)
         printed: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         started = self._link.start(
@@ -308,10 +316,13 @@ class WorkDir:
             files=files,
             on_log=lambda offset, data: printed.put((offset, data)),
             seldom=on_line is None,
+            among=self._among,
             **command,
         )
         if self._dead is not None:  # stopped while the request was on its way
             self._link.kill(self.attempt, seq)
+        elif self._is_withdrawn:  # the same
+            self._link.withdraw(self.attempt, seq)
         started.add_done_callback(lambda _: printed.put(None))
         try:
             live_log.follow(self._live, printed, on_line)
@@ -319,7 +330,9 @@ class WorkDir:
             self._link.kill(self.attempt, seq)
             self._live.keep(started.result())  # its tree is gone
             raise
-        return started.result()
+        ended = started.result()
+        self.waited += max(0.0, time.monotonic() - sent - ended.seconds)
+        return ended
 
     def _result(self, command: str, seq: int, ended: Exit, limit: float | None, silence: float | None) -> CommandResult:
         self.seconds += ended.seconds

@@ -11,7 +11,7 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -27,6 +27,7 @@ from persistent_runner.errors import (
     RunnerError,
     TrialFailed,
 )
+from persistent_runner.study.ahead import Ahead
 from persistent_runner.study.committed import Results
 from persistent_runner.study.failures import judge, kind_of, told
 from persistent_runner.study.fuse import Fuse
@@ -35,6 +36,7 @@ from persistent_runner.study.progress import Progress, Running
 from persistent_runner.study.proposals import Proposals, StudyFailed
 from persistent_runner.study.resume import give_back, settle_earlier
 from persistent_runner.study.returned import outcome_of
+from persistent_runner.study.slots import Slots
 from persistent_runner.study.standby import Standby
 from persistent_runner.study.starts import Starts
 from persistent_runner.study.stopping import STOP_SECONDS, Stopping
@@ -42,6 +44,7 @@ from persistent_runner.study.tenure import Tenure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.study.design import DesignSpace
@@ -63,7 +66,7 @@ class Loop:
     With `designs` the main thread asks for all parameters (study.toml); without, the objective suggests them itself.
     An exception of the objective's own ends the study unless it is in `catch`. `on_turn` is called at least twice a
     second. With a `pilot` one trial runs alone until one is complete. `failures` are the user's rules for failures.
-    So many trials `ahead` are asked for while all slots are taken, and start before the one that ended is settled.
+    So many trials are `ahead`: asked for while all slots are taken, on the machines where those queue them.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Loop:
         on_turn: Callable[[Progress], None] = lambda _: None,
         pilot: Pilot | None = None,
         failures: FailuresTable | None = None,
-        ahead: int = 0,
+        ahead: int | Literal["auto"] = 0,
     ) -> None:
         self._study = study
         self._machines = machines
@@ -92,20 +95,30 @@ class Loop:
         self._tenure = Tenure(machines.left)
         self._catch = catch
         self._on_turn = on_turn
-        self._pilot = pilot
         self._running: dict[int, Running] = {}
         self._failures = failures
         self._given_up = 0  # trials that were lost too often
-        self._asked = 0
         self._fuse = Fuse(limits.max_consecutive_failures)
         self._fatal: BaseException | None = None
         self._stopping = Stopping(interrupts, machines.stop_running)
         self.progress = Progress(running=self._running, run=folder.run_id)
-        self._ahead = ahead
+        self._ahead = Ahead(ahead, machines)
         self._starts = Starts(objective, machines, folder, self.progress, self._wait_for_room)
         self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
         self._outbox = Outbox(study, self.progress, machines.most_idle)
         self._results = Results(folder, self._outbox, machines)
+        self._slots = Slots(
+            study,
+            self.progress,
+            limits,
+            machines,
+            standby=self._standby,
+            outbox=self._outbox,
+            tenure=self._tenure,
+            ahead=self._ahead,
+            pilot=pilot,
+            is_ending=lambda: self._is_ending,
+        )
 
     def run(self) -> Progress:
         """Run until the total is settled, a limit is met, or an interrupt; raise what ended the study early."""
@@ -125,7 +138,7 @@ class Loop:
             self._give_back(running)
         if self._fatal is not None:
             raise self._fatal
-        progress.say_end(out_of_time=self._is_out_of_time(), interrupted=bool(self._interrupts.count))
+        progress.say_end(limits, interrupted=bool(self._interrupts.count))
         return progress
 
     # -- one turn
@@ -134,30 +147,50 @@ class Loop:
         """Settle what ended, start what may start; return whether there is more to do."""
         self._stopping.heed(self.progress, ending=self._fatal is not None)
         self._outbox.deliver()
+        if not self._slots.may_be_ahead:
+            self._starts.withdraw()
         self._renew_where_needed()
         while self._is_ending and self.progress.ready:
             self._give_back(self.progress.ready.popitem()[1])
         if not self._running or not self._tenure.has_ended:  # nothing starts beside what is being stopped
             ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
             self._fatal = self._fatal or ended
-        while self.progress.ready and self._has_slot():
-            self._starts.start_ready()
-        before = self._proposals.rejected
-        while (
-            self._may_ask() and self._proposals.rejected - before < REJECTED_A_TURN and self._outbox.stored(self._ask)
-        ):
-            pass
+        self._start()
         if not self._running:
-            may_start = bool(self.progress.ready) and self._has_slot()
-            return self._waits() or may_start or self._may_ask() or self._needs_another_cluster
-        done, _ = concurrent.futures.wait(
-            [running.future for running in self._running.values()],
-            TURN_SECONDS,
-            concurrent.futures.FIRST_COMPLETED,
-        )
+            may_start = bool(self.progress.ready) and self._slots.is_free()
+            return self._waits() or may_start or self._slots.may_ask or self._slots.needs_another_cluster
+        self._settle_ended(self._wait())
+        if self._stopping.takes_too_long(self.progress):
+            self._give_all_back()
+        self._outbox.deliver()
+        return True
+
+    def _start(self) -> None:
+        """Start what is ready and may start, ask for more, and send ahead what begins later."""
+        while self.progress.ready and self._slots.is_free():
+            self._starts.start_ready()
+        most = self._proposals.rejected + REJECTED_A_TURN
+        while self._slots.may_ask and self._proposals.rejected < most and self._outbox.stored(self._ask):
+            pass
+        if self._slots.may_be_ahead:
+            self._starts.send_ready()
+
+    def _wait(self) -> set[Future[Any]]:
+        """Wait for a trial to end; return the futures of those that have."""
+        self._ahead.waits()
+        sent = [running for running in self.progress.ready.values() if running.is_sent]
+        futures = [running.future for running in [*self._running.values(), *sent]]
+        done, _ = concurrent.futures.wait(futures, TURN_SECONDS, concurrent.futures.FIRST_COMPLETED)
+        self._ahead.wakes(len(done))
+        for running in sent:
+            if running.future in done:
+                self._starts.has_begun(running)
+        return done
+
+    def _settle_ended(self, done: set[Future[Any]]) -> None:
         # what ended with a result frees its slot for good; the next trial need not wait until that is on the disk
         well = sum(future.exception() is None for future in done)
-        while well and self.progress.ready and self._has_slot(ended=well):
+        while well and self.progress.ready and self._slots.is_free(well):
             self._starts.start_ready()
         for number, running in list(self._running.items()):
             if running.future in done:
@@ -165,32 +198,8 @@ class Loop:
                 self._settle(running)
                 if self._running.get(number) is running:
                     del self._running[number]
-            elif self._suggests_itself:
-                with contextlib.suppress(StorageInternalError):
-                    running.params = running.trial.params
-        if self._stopping.takes_too_long(self.progress):
-            self._give_all_back()
-        self._outbox.deliver()
-        return True
-
-    @property
-    def _is_pilot(self) -> bool:
-        return self._pilot is not None and not self.progress.complete
-
-    def _has_slot(self, ended: int = 0) -> bool:
-        """Whether a trial may start now, `ended` being how many of those that run have ended."""
-        room = self._standby.room(1 if self._is_pilot else self._machines.capacity)
-        return self._at_work - ended < room and not self._is_ending and not self._outbox and self._tenure.has_time
-
-    def _may_ask(self) -> bool:
-        """Whether a trial may be asked for: for a slot, or to be ready for the next one."""
-        more = 0 if self._is_pilot else self._ahead
-        slot = self._has_slot() or (len(self.progress.ready) < more and self._has_slot(min(more, len(self._running))))
-        return slot and self._is_more_wanted()
-
-    def _is_out_of_time(self) -> bool:
-        most = self._limits.max_seconds
-        return most is not None and time.monotonic() - self.progress.started >= most
+            else:
+                self._note_parameters(running)
 
     def _renew_where_needed(self) -> None:
         """Stop what runs on a cluster that ends now; once nothing runs there, go on with another one."""
@@ -204,7 +213,7 @@ class Loop:
                 self._fatal = StudyFailed(f"trial {min(self._running)} goes on {STOP_SECONDS} s after its cluster")
             return
         self._take_saved()
-        if self._needs_another_cluster:
+        if self._slots.needs_another_cluster:
             self._renew()
             self._take_saved()  # what the end of the old one has brought to light
         for running in tenure.take_lost():
@@ -212,14 +221,6 @@ class Loop:
                 self._give_back(running)
             else:
                 self._starts.start_again(running)
-
-    @property
-    def _needs_another_cluster(self) -> bool:
-        if self._is_ending or self._tenure.lost:
-            return not self._is_ending
-        if self._tenure.has_time or not self._standby.room(1):
-            return False
-        return bool(self.progress.ready) or self._is_more_wanted()
 
     def _take_saved(self) -> None:
         """Commit what ended while nobody heard of it, on a cluster that is lost; the rest runs again."""
@@ -238,7 +239,7 @@ class Loop:
 
     @property
     def _is_ending(self) -> bool:
-        over = self.progress.out_of_time or self._is_out_of_time()
+        over = self.progress.out_of_time or self.progress.has_lasted(self._limits.max_seconds)
         return over or self._fatal is not None or bool(self._interrupts.count)
 
     def _renew(self) -> None:
@@ -254,24 +255,13 @@ class Loop:
         except RunnerError as error:
             self._fatal = error
 
-    def _is_more_wanted(self) -> bool:
-        more, progress = self._limits.more, self.progress
-        counted = (more is None or self._asked < more) and self._outbox.stored(lambda: progress.count(self._study))
-        under_way = self._at_work + len(progress.ready)
-        return counted and (more is not None or progress.settled + progress.others + under_way < progress.total)
-
-    @property
-    def _at_work(self) -> int:
-        """The trials of ours that run, or wait to run again."""
-        return len(self._running) + len(self._standby)
-
     def _ask(self) -> None:
         """Ask for a trial and start it, or make it ready where no slot is free."""
         found = self._proposals.next(is_any_waiting=self.progress.is_any_waiting)
         if found is not None:
             crash_point("asked")
-            self._asked += 1
-            (self._starts.start if self._has_slot() else self._starts.make_ready)(*found)
+            self._slots.asked += 1
+            (self._starts.start if self._slots.is_free() else self._starts.make_ready)(*found)
 
     def _wait_for_room(self, running: Running, full: DiskFull) -> None:
         """Begin the same attempt anew when this machine has room: what has ended on the cluster is joined there."""
@@ -324,9 +314,9 @@ class Loop:
         folder = self._folder.path / f"trials/{number:05d}"
         verdict = judge(error, folder, self._failures)
         message, remedy = told(error, number, folder)
-        if self._standby.takes(running, verdict, message, together=self._at_work, is_ending=self._is_ending):
+        if self._standby.takes(running, verdict, message, together=self._slots.at_work, is_ending=self._is_ending):
             return
-        pilot = self._pilot if self._is_pilot else None
+        pilot = self._slots.pilot
         if verdict.action == "fail" and (ended := pilot and pilot.ends(number, running.attempt, error)):
             self._give_back(running)
             self._fatal = self._fatal or ended
@@ -345,6 +335,12 @@ class Loop:
 
     def _again(self, running: Running, error: RunnerError, seconds: float) -> None:
         number = running.trial.number
+        if isinstance(error, AttemptLost) and not error.has_begun:
+            if self._is_ending:
+                self._give_back(running)
+            else:
+                self._starts.make_ready(running.trial, running.params)
+            return
         is_last = not self._standby.may_try_again(number)
         if self._interrupts.count or self._fatal is not None:
             self._give_back(running)
@@ -365,18 +361,22 @@ class Loop:
             log.warning("%s; trying again", error.message)
             self._starts.start_again(running)
 
+    def _note_parameters(self, running: Running) -> None:
+        if self._suggests_itself:
+            with contextlib.suppress(StorageInternalError):
+                running.params = running.trial.params
+
     def _blow_fuse(self, message: str, remedy: str = "") -> None:
         self._fatal = self._fatal or self._fuse.blown(message, remedy)
 
     def _commit(self, running: Running, state: TrialState, seconds: float, **result: Any) -> None:
         """Write a result to the disk: from here on it is never lost and its trial never runs again."""
-        if self._suggests_itself:
-            with contextlib.suppress(StorageInternalError):
-                running.params = running.trial.params
+        self._note_parameters(running)
         self._results.commit(running, state, seconds, **result)
         self._fuse.saw(state)
         self._standby.saw_an_end()
         self._tenure.saw(seconds)
+        self._ahead.ran(seconds)
         self.progress.saw(seconds)
 
     def _waits(self) -> bool:

@@ -42,7 +42,9 @@ class Machines:
     these are there for. `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to
     an end of their own and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
     `price` is that of one trial per hour. While trials wait for another try, the cluster may idle for `most_idle`
-    seconds.
+    seconds. With `queues` more than `capacity` may be submitted: those wait on the machines and start there when one
+    ends; `withdraw(number)` lets one fail that has not begun, with AttemptLost. `round_trip` is the way there and
+    back in seconds.
     """
 
     submit: Callable[[int, int, Callable[[Any], Any]], Future[Any]]
@@ -56,3 +58,6 @@ class Machines:
     saved: Saver = lambda _: {}
     price: float | None = None
     most_idle: float = math.inf
+    queues: bool = False
+    withdraw: Callable[[int], None] = _nothing
+    round_trip: Callable[[], float] = float

@@ -15,6 +15,7 @@ from persistent_runner.study.proposals import is_feasible, is_imported, is_rejec
 from persistent_runner.study.resume import owner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Future
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,10 @@ class Limits:
 
 @dataclass
 class Running:
-    """A trial under way, `where` it runs, `params` as far as they are known, `last_line` of what it has printed."""
+    """A trial under way, `where` it runs, `params` as far as they are known, `last_line` of what it has printed.
+
+    `is_sent` where it waits on the machines already.
+    """
 
     trial: optuna.Trial
     attempt: int
@@ -57,6 +61,7 @@ class Running:
     where: str = ""
     since: float = field(default_factory=time.monotonic)
     last_line: str = ""
+    is_sent: bool = False
 
 
 @dataclass
@@ -115,14 +120,24 @@ class Progress:
             return None
         return max(0.0, mean - (time.monotonic() - max(running.since for running in self.running.values())))
 
+    def note_lines(self, lines: Mapping[int, str]) -> None:
+        """Note what the trials that run have printed last, by number."""
+        for number, line in lines.items():
+            if number in self.running:
+                self.running[number].last_line = line
+
     def saw(self, seconds: float) -> None:
         """Count a trial of this start that has ended after so long."""
         self.settled_now += 1
         self.seconds_of_trials += seconds
 
-    def say_end(self, *, out_of_time: bool, interrupted: bool) -> None:
+    def has_lasted(self, seconds: float | None) -> bool:
+        """Whether this start has lasted for so long; with None it never has."""
+        return seconds is not None and time.monotonic() - self.started >= seconds
+
+    def say_end(self, limits: Limits, *, interrupted: bool) -> None:
         """Note and say what is left at the end of a start, and why."""
-        if out_of_time and self.settled < self.total:
+        if self.has_lasted(limits.max_seconds) and self.settled < self.total:
             self.out_of_time = True
             if not interrupted:
                 log.warning("max_time is over with %d of %d trials; the same line goes on", self.settled, self.total)

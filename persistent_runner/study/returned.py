@@ -23,7 +23,7 @@ def task_of(
         begun = time.monotonic()
         returned = objective(trial, workdir)
         # What an earlier start had begun, and this one only joined, took longer than the wait for it.
-        return returned, max(time.monotonic() - begun, workdir.seconds)
+        return returned, max(time.monotonic() - begun - workdir.waited, workdir.seconds)
 
     return task
 

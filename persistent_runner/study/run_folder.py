@@ -163,10 +163,10 @@ class RunFolder:
             recover(lambda: self.write(name, text), {PermissionError: lambda _: None}, _WHILE_OPEN)
         except OSError as error:
             log.warning(
-                "%s could not be written: %s. Is it open in another program? All results are in the journal, and the "
-                "same line again writes it.",
+                "%s could not be written: %s.%s All results are in the journal, and the same line again writes it.",
                 self.path / name,
                 error.strerror or error,
+                " Is it open in another program?" if isinstance(error, PermissionError) else "",
             )
 
     @contextlib.contextmanager
@@ -245,7 +245,10 @@ class RunFolder:
     def _write_run(self) -> None:
         run = {"version": VERSION, "run_id": self.run_id, "study": self.study}
         run |= {"fingerprint": self.fingerprint, "content": self.content}
-        self.write("run.json", json.dumps(run, indent=1) + "\n")
+        try:
+            self.write("run.json", json.dumps(run, indent=1) + "\n")
+        except OSError as error:
+            raise refusal_of(error, self.path / "run.json") from None
 
     def _first_driver(self) -> str:
         try:

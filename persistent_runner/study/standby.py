@@ -102,9 +102,9 @@ class Standby:
         self._losses_of_room[running.trial.number] += 1
         wait = min(FIRST_LOOK * 2 ** (self._losses_of_room[running.trial.number] - 1), LONGEST_WAIT)
         kind = "disk full here"
-        self._waiting.append(_Waiting(time.monotonic() + wait, running, kind, lambda: has_room(full)))
-        if not self._is_paused:
+        if all(waiting.kind != kind for waiting in self._waiting):
             log.warning("%s\nNo trial starts until there is room; what runs goes on, and nothing is lost.", full)
+        self._waiting.append(_Waiting(time.monotonic() + wait, running, kind, lambda: has_room(full)))
         self._is_paused = True
 
     def turn(self, *, is_ending: bool, is_idle: bool) -> StudyFailed | None:
@@ -138,6 +138,11 @@ class Standby:
     def room(self, capacity: int) -> int:
         """Return how many trials may run or wait at a time."""
         return 0 if self._is_paused else max(1, capacity - self._fewer)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing waits, and as many trials may run as fit."""
+        return not (self._waiting or self._fewer or self._is_paused)
 
     def saw_an_end(self) -> None:
         """Note that a trial has ended for good: it ran, so what the others waited for is there again."""

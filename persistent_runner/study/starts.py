@@ -1,4 +1,7 @@
-"""The start of attempts: first on the disk here, then on the machines. What is ready ahead has the first half done."""
+"""The start of attempts: first on the disk here, then on the machines.
+
+What is ready ahead has the first half done, or both: then it begins there by itself when another one ends.
+"""
 
 from __future__ import annotations
 
@@ -59,14 +62,33 @@ class Starts:
         if recorded is not None:
             self._progress.ready[trial.number] = recorded
 
+    def send_ready(self) -> None:
+        """Let what is ready wait on the machines."""
+        for running in [running for running in self._progress.ready.values() if not running.is_sent]:
+            if self._machines.queues and running.where == self._machines.where():
+                running.is_sent = True
+                self._submit(running)
+
     def start_ready(self) -> None:
         """Start the trial that was made ready first; on other machines than those it was meant for, another attempt."""
-        ready = self._progress.ready
-        first = ready.pop(next(iter(ready)))
-        if first.where == self._machines.where():
-            self._submit(first)
+        first = self._progress.ready[next(iter(self._progress.ready))]
+        if first.is_sent:
+            self.has_begun(first)
         else:
-            self.start(first.trial, first.params)
+            del self._progress.ready[first.trial.number]
+            self.start(first.trial, first.params) if first.where != self._machines.where() else self._submit(first)
+
+    def has_begun(self, running: Running) -> None:
+        """Note that a trial which waited on the machines has begun, or will not."""
+        del self._progress.ready[running.trial.number]
+        running.since = time.monotonic()
+        self._progress.running[running.trial.number] = running
+
+    def withdraw(self) -> None:
+        """Let nothing begin that waits on the machines; what has begun by now runs."""
+        for running in [running for running in self._progress.ready.values() if running.is_sent]:
+            self._machines.withdraw(running.trial.number)
+            self.has_begun(running)
 
     def _recorded(self, trial: optuna.Trial, params: dict[str, Any]) -> Running | None:
         """Return an attempt that this run knows of whatever happens; None where there is no room for that here."""
@@ -87,8 +109,10 @@ class Starts:
         try:
             running.future = self._machines.submit(number, running.attempt, task_of(self._objective, running.trial))
         except DiskFull as full:
+            self._progress.ready.pop(number, None)
             self._no_room(running, full)
             return
-        self._progress.running[number] = running
+        if not running.is_sent:
+            self._progress.running[number] = running
         self._folder.event("start", trial=number, attempt=running.attempt, params=running.params)
         crash_point("launched")

@@ -69,7 +69,11 @@ class Tenure:
     @property
     def has_time(self) -> bool:
         """Whether a trial that starts now ends before its cluster does, by the run times seen so far."""
-        return not self.has_ended and self.left() > self.expected_seconds
+        return self.has_time_for(1)
+
+    def has_time_for(self, trials: int) -> bool:
+        """Whether so many trials, one after the other, end before their cluster does."""
+        return not self.has_ended and self.left() > trials * self.expected_seconds
 
     def lose(self, running: Running, seconds: float) -> None:
         """Note that a cluster has ended, and with it an attempt that had run for so long."""

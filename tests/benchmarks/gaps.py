@@ -19,8 +19,7 @@ TITLE = "The wait of a core between two trials of a whole study, one at a time"
 ROUND_TRIPS = (0.0, 0.05, 0.1)
 MORE = 15.0  # ms beyond the round trip
 SPAWN = 5.0  # ms: the shell, its supervisor and `cp`
-CHOSEN_AHEAD = "1"  # of [trial] stage_ahead: chosen and recorded, and not sent
-STAGED = "1"
+STAGED = '"auto"'
 SKIP = 3
 BUSY = {1.0: 0.985, 0.2: 0.93}
 PEER = "plain Fabric: put, run, get"
@@ -34,7 +33,7 @@ def measure(folder: Path, trials: int) -> list[Row]:
         for rtt in ROUND_TRIPS:
             with moved(near, rtt) as place:
                 name, ms = f"gap-{1000 * rtt:.0f}", 1000 * rtt
-                study = Study(trials + SKIP, COMMAND.format(seconds=0.3), stage_ahead=CHOSEN_AHEAD)
+                study = Study(trials + SKIP, COMMAND.format(seconds=0.3), stage_ahead="1", is_sent=False)
                 gaps = sorted(1000 * gap for gap in timed(folder / name, place, study, SKIP).gaps)
                 rows.append(
                     Row(

@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import optuna
 import requests
 
+from persistent_runner import runner
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.local_platform.local import LocalRescale
-from persistent_runner.runner import _run_trials
+from persistent_runner.pool import Pool
 from persistent_runner.study.objective import CommandObjective
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.run_folder import RunFolder
@@ -47,6 +49,7 @@ class Study:
     storage: str = "sqlite"
     at_a_time: int = 1
     stage_ahead: str = "0"
+    is_sent: bool = True  # ahead of time, where the study may
     result: str = "result.json"
 
     def text(self) -> str:
@@ -74,6 +77,13 @@ json = "x"
 [objectives]
 y = "minimize"
 """
+
+
+class _Unsent(Pool):
+    """What is chosen ahead of time waits here, as that of an objective in Python does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **(options | {"queues": False}))
 
 
 @dataclass(frozen=True)
@@ -111,11 +121,17 @@ def run(lease: Callable[[], ClusterLease], study: Study, folder: Path) -> tuple[
     inputs.mkdir(parents=True)
     (inputs / "study.toml").write_text(study.text())
     spec = StudySpec.load(inputs)
-    with _quiet(), RunFolder(folder / "runs/benchmark", "benchmark") as kept, Interrupts() as interrupts:
+    pools = Pool if study.is_sent else _Unsent
+    with (
+        _quiet(),
+        mock.patch.object(runner, "Pool", pools),
+        RunFolder(folder / "runs/benchmark", "benchmark") as kept,
+        Interrupts() as interrupts,
+    ):
         found = _in_memory(spec) if study.storage == "in memory" else open_study(spec, kept)
         cluster = lease()
         begun = time.perf_counter()
-        progress = _run_trials(
+        progress = runner._run_trials(
             cluster,
             found,
             CommandObjective(spec),

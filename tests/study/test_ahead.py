@@ -10,38 +10,18 @@ import pytest
 
 from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost
 from persistent_runner.interrupts import Interrupts
-from persistent_runner.study import loop as loop_module
 from persistent_runner.study.progress import Limits
-from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.storage import quiet_optuna
-from tests.study.test_loop import DEADLINE, Threads, a_loop, new_study, press, states, value_of
+from tests.study.test_loop import DEADLINE, Threads, a_loop, press, states, value_of
 from tests.study.test_renewal import Clusters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import Future
-    from pathlib import Path
 
     import optuna
 
     from persistent_runner.study.progress import Progress
-
-
-@pytest.fixture(autouse=True)
-def _fast_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet_optuna()
-    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with RunFolder(tmp_path / "it's {a} $folder", "wing") as found:
-        yield found
-
-
-@pytest.fixture
-def stored(folder: RunFolder) -> optuna.Study:
-    return new_study("sqlite", folder)
+    from persistent_runner.study.run_folder import RunFolder
 
 
 class Slots(Threads):

@@ -17,7 +17,6 @@ from optuna.trial import TrialState
 
 from persistent_runner.errors import AttemptLost, CommandFailed, HostNotProven, ResultMissing, RunnerError
 from persistent_runner.interrupts import Interrupts, Leave
-from persistent_runner.study import loop as loop_module
 from persistent_runner.study import outbox as outbox_module
 from persistent_runner.study import stopping as stopping_module
 from persistent_runner.study.design import DesignSpace
@@ -28,14 +27,14 @@ from persistent_runner.study.progress import Limits
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.results import USER_ATTRIBUTE
 from persistent_runner.study.resume import Result, tell
-from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.space import FloatParameter
 from persistent_runner.study.standby import ATTEMPTS
-from persistent_runner.study.storage import open_storage, quiet_optuna
+from persistent_runner.study.storage import open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from persistent_runner.study.run_folder import RunFolder
 
 DEADLINE = 60
 HOSTILE = """a "quoted" folder's {name} $HOME?x#y%41 ü"""
@@ -46,7 +45,7 @@ DESIGNS = DesignSpace({"x": FloatParameter(low=0, high=1)})
 class Threads:
     """A place where trials run; `stop` is what `Pool.stop` is to a cluster: what runs is lost."""
 
-    seconds = 0.0  # as that of a WorkDir
+    seconds = waited = 0.0  # as those of a WorkDir
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor()
@@ -66,27 +65,10 @@ class Threads:
         raise AttemptLost("trial was stopped")
 
 
-@pytest.fixture(autouse=True)
-def _fast_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet_optuna()
-    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with RunFolder(tmp_path / HOSTILE, "wing") as found:
-        yield found
-
-
 @pytest.fixture(params=["memory", "sqlite"])
 def study(request: pytest.FixtureRequest, folder: RunFolder) -> optuna.Study:
     """A study of one objective, in memory and in a file below a hostile folder."""
     return new_study("memory") if request.param == "memory" else new_study("sqlite", folder)
-
-
-@pytest.fixture
-def stored(folder: RunFolder) -> optuna.Study:
-    return new_study("sqlite", folder)
 
 
 def new_study(kind: str, folder: RunFolder | None = None, directions: tuple[str, ...] = ("minimize",)) -> optuna.Study:

@@ -14,21 +14,13 @@ import pytest
 
 from persistent_runner.disk import append_whole, write_whole
 from persistent_runner.errors import ConfigError
-from persistent_runner.study import loop as loop_module
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.results import write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.storage import quiet_optuna
 from tests.study.test_loop import Threads, a_loop, new_study, states, value_of
 
 TRIALS = 3
-
-
-@pytest.fixture(autouse=True)
-def _fast_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet_optuna()
-    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
 
 
 @pytest.fixture

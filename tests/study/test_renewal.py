@@ -15,18 +15,16 @@ from persistent_runner.interrupts import Interrupts
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study.progress import Limits, Progress
 from persistent_runner.study.proposals import StudyFailed
-from persistent_runner.study.run_folder import RunFolder
 from persistent_runner.study.standby import ATTEMPTS
-from persistent_runner.study.storage import quiet_optuna
-from tests.study.test_loop import DEADLINE, Threads, a_loop, failures, new_study, press, states, value_of
+from tests.study.test_loop import DEADLINE, Threads, a_loop, failures, press, states, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     import optuna
 
     from persistent_runner.study.loop import Loop
+    from persistent_runner.study.run_folder import RunFolder
 
 
 class Clusters(Threads):
@@ -54,23 +52,6 @@ class Clusters(Threads):
     def loop(self, study: optuna.Study, folder: RunFolder, objective: Callable[..., Any], **changes: Any) -> Loop:
         options = {"renew": self.renew, "where": lambda: self.where, "left": lambda: self.left}
         return a_loop(study, folder, objective, threads=self, **(options | changes))
-
-
-@pytest.fixture(autouse=True)
-def _fast_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet_optuna()
-    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with RunFolder(tmp_path / "it's {a} $folder", "wing") as found:
-        yield found
-
-
-@pytest.fixture
-def stored(folder: RunFolder) -> optuna.Study:
-    return new_study("sqlite", folder)
 
 
 def lost_once(error: Exception) -> Callable[[optuna.Trial, Clusters], float]:
