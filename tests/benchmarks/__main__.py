@@ -6,10 +6,20 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import logs, noop, orphans, readers, survival
+from tests.benchmarks import begin, busy, day, gaps, logs, many, noop, orphans, rate, readers, survival
+from tests.benchmarks.bars import table, verdict
 from tests.openssh import SSHD, WHY_NOT
 
-NAMES = ("logs", "noop", "orphans", "readers", "survival")
+# name: module, its sizes, and the smaller ones of --quick
+BARRED = {
+    "begin": (begin, (9,), (3,)),
+    "busy": (busy, (50,), (15,)),
+    "day": (day, ({2: 30.0, 10: 100.0},), ({2: 60.0},)),
+    "gaps": (gaps, (30,), (8,)),
+    "many": (many, (10_000, 200), (2_000, 50)),
+    "rate": (rate, (500, 7), (200, 3)),
+}
+NAMES = ("logs", "noop", "orphans", "readers", "survival", *BARRED)
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
@@ -19,9 +29,15 @@ options = parser.parse_args()
 for name in options.names:
     if name not in NAMES:
         parser.error(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
+rows = []
 with tempfile.TemporaryDirectory() as folder:
     for name in options.names or ["noop"]:
-        if name == "orphans":
+        if name in BARRED:
+            module, sizes, quick_sizes = BARRED[name]
+            found = module.measure(Path(folder, name), *(quick_sizes if options.quick else sizes))
+            print(table(module.TITLE, found), flush=True)
+            rows += found
+        elif name == "orphans":
             print(orphans.table(orphans.measure(Path(folder), 1 if options.quick else options.repeats)))
         elif name == "readers":
             sizes = (100, 5_000_000) if options.quick else (1000, 50_000_000)
@@ -35,3 +51,5 @@ with tempfile.TemporaryDirectory() as folder:
             print(logs.table(logs.measure(Path(folder), commands, lines), commands))
         else:
             print(noop.table(noop.measure(Path(folder), 5 if options.quick else 50)))
+if rows:
+    print(verdict(rows))

@@ -36,7 +36,7 @@ def measure(folder: Path, repeats: int) -> list[Row]:
 
 
 def _once(folder: Path, place: Far) -> float:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     times = folder / "times"
     with LocalRescale(folder / "platform") as rescale:
         port = urlsplit(rescale.base_url).port

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import threading
     from pathlib import Path
 
+    from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.rescale.client import RescalePlatform
 
 TITLE = "One lease against one job for each trial; start-up 9 min; both run by a fast clock"
@@ -69,7 +70,7 @@ def measure(folder: Path, times: dict[int, float]) -> list[Row]:
     """Return how far what was run is from the model; `times` gives by the minutes of a trial how fast the clock goes."""
     rows = []
     for minutes, fast in times.items():
-        one, each = _both(folder / f"{minutes}-minutes", minutes, fast)
+        one, each = both(folder / f"{minutes}-minutes", minutes, fast)
         ratio, model = each.whole / one.whole, modelled(TRIALS, minutes)
         billed, unbilled = each.booted / one.booted, each.executed / one.executed
         note = (
@@ -98,7 +99,7 @@ def modelled(trials: int, minutes: float) -> float:
     return trials * (around + minutes) / (around + trials * minutes)
 
 
-def _both(folder: Path, minutes: int, fast: float) -> tuple[Spent, Spent]:
+def both(folder: Path, minutes: int, fast: float) -> tuple[Spent, Spent]:
     """Return what one lease took, and what all jobs took that had one trial each.
 
     These run at the same time, and count one after the other.
@@ -111,11 +112,17 @@ def _both(folder: Path, minutes: int, fast: float) -> tuple[Spent, Spent]:
             with ThreadPoolExecutor(TRIALS) as threads:
                 jobs = [threads.submit(_job, pools.platform, number, command) for number in range(TRIALS)]
                 each = [_spent(pools.platform, rescale, job.result()) for job in jobs]
-            lease = pools.lease(cores=1, walltime=timedelta(hours=20))
-            progress, _ = run(lambda: lease, Study(TRIALS, command, "random"), folder / "study")
+            study = Study(TRIALS, command, "random")
+            held: list[ClusterLease] = []
+
+            def lease() -> ClusterLease:
+                held.append(pools.lease(cores=1, walltime=timedelta(hours=20)))
+                return held[0]
+
+            progress, _ = run(lease, study, folder / "study")
             assert progress.complete == TRIALS, progress
-            lease.release()
-            one = _spent(pools.platform, rescale, str(lease.job_id))
+            held[0].release()
+            one = _spent(pools.platform, rescale, str(held[0].job_id))
         finally:
             pools.close()
     return one, Spent(*(sum(getattr(job, name) for job in each) for name in ("whole", "booted", "executed")))

@@ -133,7 +133,7 @@ def here(folder: Path, storage: str, trials: int, more: int) -> Seen:
 class _Nowhere:
     """The working directory of a trial that runs nowhere."""
 
-    seconds = 0.0
+    seconds = waited = 0.0
 
 
 def _nothing(trial: optuna.Trial, work: Any) -> Outcome:

@@ -23,6 +23,7 @@ TITLE = "Trials that do nothing, a second; both ends share this machine"
 IN_FLIGHT = 64
 BAR = 0.4  # of the peer's rate
 LIMIT = 0.5  # a trial starts a supervisor beside the command
+FRAMES = 2.0
 PEER = "subprocess.run, bash -c true"
 
 
@@ -36,15 +37,18 @@ def measure(folder: Path, trials: int, rounds: int) -> list[Row]:
             return start(link, next(attempts), "true")
 
         rate(begin, IN_FLIGHT, IN_FLIGHT)  # the first ones load what the others find in memory
+        before = link.frames_out + link.frames_in
         for _ in range(rounds):
             alone.append(rate(begin, 1, trials // 4))
             many.append(rate(begin, IN_FLIGHT, trials))
             peer.append(bare(trials))
             shares.append(many[-1] / peer[-1])
+        frames = (link.frames_out + link.frames_in - before) / (rounds * (trials // 4 + trials))
     note = f"median of {rounds} rounds of {trials}, {min(shares):.0%} to {max(shares):.0%}"
     return [
         Row("1 in flight", median(alone), "/s", None),
         Row(f"{IN_FLIGHT} in flight", median(many), "/s", None, at_least=True, peer=(PEER, median(peer))),
+        Row("frames a trial, out and back", frames, "", FRAMES, limit=FRAMES),
         Row("share of the peer's rate", median(shares), "", BAR, at_least=True, limit=LIMIT, note=note),
     ]
 

@@ -12,7 +12,9 @@ import secrets
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fabric
@@ -62,18 +64,19 @@ def plain(place: Far) -> fabric.Connection:
 @contextmanager
 def by_fabric(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """One connection of plain Fabric: put, run, get."""
-    with plain(place) as connection:
+    with plain(place) as connection, tempfile.TemporaryDirectory() as here:
+        for name, data in sample.files.items():
+            Path(here, name).write_bytes(data)
 
         def trial() -> Results:
             folder = sample.new_folder()
-            connection.run(f"mkdir {folder}", hide=True)
-            for name, data in sample.files.items():
-                connection.put(io.BytesIO(data), f"{folder}/{name}")
-            connection.run(f"cd {folder}; {sample.command}", hide=True)
-            small, big = io.BytesIO(), io.BytesIO()
-            connection.get(f"{folder}/{SMALL}", small)
-            connection.get(f"{folder}/{BIG}", big)
-            return small.getvalue(), big.getvalue()
+            connection.run(f"mkdir {folder}", hide=True, in_stream=False)
+            for name in sample.files:
+                connection.put(f"{here}/{name}", f"{folder}/{name}")
+            connection.run(f"cd {folder}; {sample.command}", hide=True, in_stream=False)
+            for name in (SMALL, BIG):
+                connection.get(f"{folder}/{name}", f"{here}/{name}")
+            return Path(here, SMALL).read_bytes(), Path(here, BIG).read_bytes()
 
         yield trial
 
@@ -133,7 +136,8 @@ def by_sftp(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 @contextmanager
 def by_control_master(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """OpenSSH's own client on one connection that it keeps: tar there, the command, tar back, one session a trial."""
-    socket = place.server.folder / f"control-{place.node.port}"
+    short = Path(tempfile.mkdtemp())  # the name of a socket has 100 characters at most
+    socket = short / "control"
     line = ["ssh", "-F", "none", "-S", str(socket), "-i", str(place.server.key), "-p", str(place.node.port)]
     line += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
     line += [f"{place.node.user}@{place.node.address}"]
@@ -157,6 +161,7 @@ def by_control_master(place: Far, sample: Sample) -> Iterator[Callable[[], Resul
         yield trial
     finally:
         subprocess.run([*line[:-1], "-O", "exit", line[-1]], check=True, capture_output=True)
+        shutil.rmtree(short)
 
 
 WAYS = {

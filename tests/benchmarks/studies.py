@@ -170,8 +170,9 @@ def timed(folder: Path, place: Far, study: Study, skip: int) -> Times:
     for line in times.read_text().splitlines():
         number, at = line.split()
         seen.setdefault(int(number), []).append(float(at))
-    spans = sorted((begin, end) for begin, end in seen.values())
-    return Times(spans[skip:])
+    found = Times(sorted((begin, end) for begin, end in seen.values())[skip:])
+    assert study.at_a_time > 1 or min(found.gaps) >= 0, f"two ran at a time: {found.spans}"
+    return found
 
 
 @contextlib.contextmanager
