@@ -14,7 +14,7 @@ from tests.openssh import SSHD, WHY_NOT
 BARRED = {
     "begin": (begin, (9,), (3,)),
     "busy": (busy, (50,), (15,)),
-    "day": (day, ({2: 30.0, 10: 100.0},), ({2: 60.0},)),
+    "day": (day, ({2: 20.0, 10: 60.0},), ({2: 45.0, 10: 200.0},)),
     "gaps": (gaps, (30,), (8,)),
     "many": (many, (10_000, 200), (2_000, 50)),
     "rate": (rate, (500, 7), (200, 3)),
