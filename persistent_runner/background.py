@@ -1,4 +1,4 @@
-"""What is not here yet: a call in a thread of its own, and what is made of what a future gives."""
+"""Answers that come later: of a call in a thread of its own, and what is made of another answer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Answer = TypeVar("Answer")
 Result = TypeVar("Result")
-Source = TypeVar("Source")
 
 
 def in_background(call: Callable[[], Result], name: str) -> Future[Result]:
@@ -27,15 +27,15 @@ def in_background(call: Callable[[], Result], name: str) -> Future[Result]:
     return future
 
 
-def then(source: Future[Source], convert: Callable[[Source], Result]) -> Future[Result]:
-    """Return a future of what `convert` makes of what another one gives, in the thread that ends that."""
+def then(source: Future[Answer], convert: Callable[[Answer], Result]) -> Future[Result]:
+    """Return a future of what `convert` makes of another one's answer; it cannot be cancelled."""
     target: Future[Result] = Future()
     target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
 
-    def done(finished: Future[Source]) -> None:
+    def done(finished: Future[Answer]) -> None:
         try:
             result = convert(finished.result())
-        except Exception as error:  # noqa: BLE001 - the future carries it
+        except Exception as error:  # noqa: BLE001 - handed to the caller
             target.set_exception(error)
         else:
             target.set_result(result)

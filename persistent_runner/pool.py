@@ -16,6 +16,7 @@ from persistent_runner.duration import format_duration
 from persistent_runner.errors import NoCapacity, RunnerError, SetupFailed, TrialFailed
 from persistent_runner.inputs import checksum, walk_inputs
 from persistent_runner.remote.by_hand import ssh_line
+from persistent_runner.remote.habits import Habits
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.spread import machines_of, span_of, trials_at_a_time, warn_of_unreachable
@@ -64,6 +65,7 @@ class Pool:
         self._max_concurrent = max_concurrent
         self._delimiters = delimiters
         self.queues = queues
+        self._habits = Habits()
         self._lock = threading.Lock()
         self._running: dict[WorkDir, threading.Thread] = {}
         self._setup: str | None = None
@@ -240,6 +242,7 @@ class Pool:
             env=self._lease.request.env,
             setup=self._setup,
             delimiters=self._delimiters,
+            habits=self._habits,
             label=label,
             among=among,
         )

@@ -3,8 +3,9 @@
 It claims commands (`mkdir`), starts each under a supervisor of its own, reports exits and ends with its channel; the
 supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (zlib if `z`).
 
-    run   attempt seq hash script env cores timeout stall files outputs inline follow seldom  -> logs* exit
+    run   attempt seq hash script env cores timeout stall files outputs inline follow seldom among  -> logs* exit
     kill  attempt seq                                                              -> done
+    withdraw attempt seq                                                           -> done
     put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes)                                             -> done
     ping  beat keep stop                                                           -> done tick ended
@@ -12,6 +13,9 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
 An entry of `files` is [path, mode, size], its content in the body; that of a link (by its mode, as in git) is where it
 leads. [path, mode, size, sha256] is a copy of ROOT/STUDY.RUN/static/SHA256, which was put there before: where it is
 not, the answer is the exit `absent` and nothing was claimed.
+
+A command with `among` starts while fewer than so many run here; until then it waits in this agent's memory, unclaimed,
+and it starts the moment one ends. To withdraw a command is to claim it for nobody: no agent starts it any more.
 
 Layout: ROOT/STUDY.RUN/ATTEMPT/ is the working directory of an attempt, ATTEMPT/.attempt/SEQ/ holds `command.json`,
 `pid`, `log`, `kill` and `exit.json` of a command. ~/.persistent-runner/LEASE/NODE/ holds `running/` and `epoch/`;
@@ -35,7 +39,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import time
 import zlib
@@ -49,7 +52,7 @@ ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 SMALL_BODY = 512  # bytes of a frame's body that are not worth packing
-SAMPLES, SAMPLE = 4, 1 << 10  # of a long body so many pieces of so many bytes say whether it is
+SAMPLES, SAMPLE = 8, 1 << 9  # of a long body so many pieces of so many bytes say whether it is
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
@@ -111,6 +114,8 @@ def all_parents() -> Dict[int, int]:
                 if s and s[0] not in "ZX":
                     found[int(name)] = s[1]
         return found
+    import subprocess  # not above: it brings threading, whose work after each fork takes as long as the fork
+
     out = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,state="]).decode("ascii", "replace")
     rows = (line.split() for line in out.splitlines())
     return dict((int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z"))
@@ -158,15 +163,19 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     """Write under a temporary name, then rename: a reader sees all of it or nothing."""
     new = "%s.%d.new" % (path, os.getpid())
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        try:
-            write_all(fd, data)
-        finally:
-            os.close(fd)
+        write_file(new, data, mode)
         os.rename(new, path)
     except BaseException:
         remove(new)
@@ -182,8 +191,8 @@ def packed_body(body: bytes) -> Optional[bytes]:
         return None
     if len(body) > 4 * SAMPLES * SAMPLE:
         step = len(body) // SAMPLES
-        sample = b"".join(body[n * step : n * step + SAMPLE] for n in range(SAMPLES))
-        if len(zlib.compress(sample, 1)) > 0.95 * len(sample):
+        sample = b"".join(body[at : at + SAMPLE] for at in range(step // 2, len(body) - SAMPLE, step))
+        if len(zlib.compress(sample, 1)) > 0.9 * len(sample):
             return None
     packed = zlib.compress(body, 1)
     return packed if len(packed) < len(body) else None
@@ -259,7 +268,8 @@ def open_regular(path: str) -> BinaryIO:
 def sha256(path: str) -> str:
     h = hashlib.sha256()
     with open_regular(path) as f:
-        for block in iter(lambda: f.read(1 << 20), b""):
+        most = min(1 << 20, os.fstat(f.fileno()).st_size + 1)  # room for more would have to be mapped
+        for block in iter(lambda: f.read(most), b""):
             h.update(block)
     return h.hexdigest()
 
@@ -393,12 +403,15 @@ def close_inherited(keep: Set[int]) -> None:
         names = os.listdir("/proc/self/fd")
     except OSError:
         names = [str(n) for n in range(256)]
-    for fd in [int(n) for n in names]:
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+    close_all(fd for fd in [int(n) for n in names] if fd not in keep)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass
 
 
 def sweep(number: int, until: float) -> bool:
@@ -430,7 +443,7 @@ def wait_signal(numbers: List[signal.Signals], seconds: float) -> int:
 
 def spawn(argv: List[str], env: Dict[str, str], work: str, umask: int) -> int:
     """Start a command as the leader of a process group, with nothing of this supervisor's signals and mask; its pid."""
-    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM]
+    defaults = [signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ]  # Python ignores the last
     os.chdir(work)
     ours = os.umask(umask)
     try:
@@ -519,11 +532,13 @@ def supervise(
     grace: float,
     running: str,
     copies: List[Tuple[str, str, int]],
+    others: List[int],
     report: int,
 ) -> None:
     """See one command to its end, whatever becomes of the agent, and write its record.
 
-    `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
+    `copies` are (source, target, mode) of the big inputs that it finds in its working directory; `others` are the
+    descriptors of the agent that it has no use for.
     """
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
@@ -535,15 +550,19 @@ def supervise(
         os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        close_inherited({0, 1, 2, report})
+        close_all(others + [log, null])
         become_subreaper()
-        with open(spare, "wb") as f:  # room for the record of a command that fills the disk
-            f.write(b" " * 4096)
+        write_file(spare, b" " * 4096)  # room for the record of a command that fills the disk
         started = (process_stat(me) or ("", 0, ""))[2]
         record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
-        with open(running, "wb") as f:
-            f.write(record)
+        remove(running)
+        try:
+            os.link(
+                os.path.join(where, "pid"), running
+            )  # some file systems take long for each file that comes and goes
+        except OSError:  # the home is another file system
+            write_file(running, record)
     except (IOError, OSError) as e:  # there is no room even for the record that would say so
         os.write(report, json.dumps(refused(e, work)).encode())
         remove(running)
@@ -567,16 +586,26 @@ def supervise(
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
         ended["refusal"] = refusal
-    try:
-        write_whole(os.path.join(where, "exit.json"), json.dumps(ended).encode())
-        remove(spare)
-    except OSError:
-        ended["manifest"] = []
-        with open(spare, "r+b") as f:
-            f.write(json.dumps(ended).encode())  # the spaces behind it are JSON as well
-        os.rename(spare, os.path.join(where, "exit.json"))
+    fill_spare(spare, ended)
+    os.rename(spare, os.path.join(where, "exit.json"))
     remove(running)
     os.write(report, b"x")
+
+
+def fill_spare(spare: str, ended: Dict[str, Any]) -> None:
+    """Write an exit record into the room that was kept for it; on a full disk without its manifest."""
+    fd = os.open(spare, os.O_WRONLY)
+    try:
+        record = json.dumps(ended).encode()
+        try:
+            write_all(fd, record)
+        except OSError:
+            record = json.dumps(dict(ended, manifest=[])).encode()
+            os.lseek(fd, 0, os.SEEK_SET)
+            write_all(fd, record)
+        os.ftruncate(fd, len(record))
+    finally:
+        os.close(fd)
 
 
 def remove(path: str) -> None:
@@ -690,6 +719,7 @@ class Agent(object):
             None,
         )
         self.watches = {}  # type: Dict[int, Watch]  # by request
+        self.staged = {}  # type: Dict[int, Reply]  # by request, oldest first: commands that wait for one to end
         self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
         self.incoming = bytearray()
         self.next_often = self.next_seldom = 0.0
@@ -851,8 +881,12 @@ class Agent(object):
         work, where = self.place(header)
         if self.is_superseded():
             raise ValueError("a newer agent has taken over this node")
-        if not os.path.isdir(where) and self.lacks(header):
-            return {"t": "exit", "state": "absent"}, b""
+        if not os.path.isdir(where):
+            if self.lacks(header):
+                return {"t": "exit", "state": "absent"}, b""
+            if len(self.watches) >= (header.get("among") or sys.maxsize):
+                self.staged[header["id"]] = header, body
+                return None
         os.makedirs(os.path.dirname(where), exist_ok=True)
         try:
             os.mkdir(where)
@@ -933,6 +967,9 @@ class Agent(object):
                         self.config["grace"],
                         self.entry(command),
                         self.copies(header, work),
+                        [reads]
+                        + [watch.fd for watch in self.watches.values() if watch.fd is not None]
+                        + list(self.asides),
                         report,
                     )
                 finally:
@@ -1020,6 +1057,8 @@ class Agent(object):
             record = {"refusal": said}
         if record is None:  # looked at once more, after its supervisor was seen dead
             self.bury(watch)
+        self.start_staged()  # its cores are free; who waits for the report waits a round trip in any case
+        if record is None:
             self.send({"t": "exit", "id": request_id, "state": "lost"})
             return
         if "refusal" in record:
@@ -1041,6 +1080,18 @@ class Agent(object):
         record.update({"t": "exit", "id": request_id, "log_size": size, "log_tail": len(tail)})
         self.send(record, tail + b"".join(parts))
 
+    def start_staged(self) -> None:
+        """Start what has waited for a command to end, as far as there is a place."""
+        while self.staged:
+            first = next(iter(self.staged))
+            header, body = self.staged[first]
+            if len(self.watches) >= header["among"]:
+                return
+            del self.staged[first]
+            reply = self.answer(header, body)
+            if reply is not None:
+                self.send(*reply)
+
     def bury(self, watch: Watch) -> None:
         """End what is left of a command whose supervisor was killed."""
         until = time.monotonic() + 1
@@ -1054,8 +1105,29 @@ class Agent(object):
 
     def do_kill(self, header: Dict[str, Any], body: bytes) -> Reply:
         where = self.place(header)[1]
-        if os.path.isdir(where):
+        if self.waiting(header):
+            self.do_withdraw(header, body)
+        elif os.path.isdir(where):
             ask_to_end(where)
+        return {"t": "done"}, b""
+
+    def waiting(self, header: Dict[str, Any]) -> List[int]:
+        """The requests for a command that has no place yet."""
+        wanted = self.place(header)
+        return [request_id for request_id, (staged, _) in self.staged.items() if self.place(staged) == wanted]
+
+    def do_withdraw(self, header: Dict[str, Any], body: bytes) -> Reply:
+        where = self.place(header)[1]
+        nobody = {"t": "exit", "state": "withdrawn"}
+        os.makedirs(os.path.dirname(where), exist_ok=True)
+        try:
+            os.mkdir(where)
+        except FileExistsError:  # it runs, or has ended
+            return {"t": "done"}, b""
+        write_whole(os.path.join(where, "exit.json"), json.dumps({"state": "withdrawn", "refusal": nobody}).encode())
+        for request_id in self.waiting(header):
+            del self.staged[request_id]
+            self.send(dict(nobody, id=request_id))
         return {"t": "done"}, b""
 
     def do_put(self, header: Dict[str, Any], body: bytes) -> Reply:
@@ -1124,6 +1196,7 @@ class Agent(object):
 
 
 def main(config: Dict[str, Any]) -> None:
+    close_inherited({0, 1, 2})
     if hasattr(gc, "freeze"):  # else a collection in a supervisor would write to, and so copy, all of our memory
         gc.freeze()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import RunnerError
+from persistent_runner.remote.agent import packed_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,7 +23,6 @@ Header = dict[str, Any]
 Reply = tuple[Header, bytes]
 
 _LENGTHS = struct.Struct(">II")
-_WORTH_PACKING = 512  # bytes
 
 
 class RequestRefused(RunnerError):
@@ -88,10 +88,8 @@ class Life:
 
 def encode(header: Header, body: bytes = b"") -> bytes:
     """Return one frame."""
-    if len(body) > _WORTH_PACKING:
-        packed = zlib.compress(body, 1)
-        if len(packed) < len(body):
-            header, body = header | {"z": 1}, packed
+    if (packed := packed_body(body)) is not None:
+        header, body = header | {"z": 1}, packed
     # Not ASCII alone: the node reads names as the bytes that they are, whatever its locale.
     head = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return _LENGTHS.pack(len(head), len(body)) + head + body

@@ -12,8 +12,6 @@ import math
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.background import then
@@ -21,17 +19,19 @@ from persistent_runner.errors import ConnectionLost
 from persistent_runner.recovery import recover
 from persistent_runner.remote import frames
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
+from persistent_runner.remote.outgoing import Request, next_together
 from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import FAULTS, close, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     import paramiko
     from fabric import Connection
 
     from persistent_runner.inputs import SharedFile
-    from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile, Reply
+    from persistent_runner.remote.frames import Exit, Header, Hello, Life, OutputFile
     from persistent_runner.remote.node import Span
 
 log = logging.getLogger(__name__)
@@ -39,15 +39,8 @@ log = logging.getLogger(__name__)
 INLINE_BYTES = 1 << 18
 """How much of a command's results may travel in its exit frame."""
 
+
 Result = TypeVar("Result")
-
-
-@dataclass
-class _Request:
-    header: Header
-    body: bytes
-    future: Future[Reply] = field(default_factory=Future)
-    on_log: Callable[[int, bytes], None] | None = None
 
 
 class Link:
@@ -77,8 +70,8 @@ class Link:
         self._patience = patience or Patience()
         self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
         self._state = threading.Condition()  # guards what follows, down to `_end`
-        self._pending: dict[int, _Request] = {}  # by id, oldest first: all that have no answer
-        self._unsent: deque[_Request] = deque()  # of those, the ones that the present channel has not carried yet
+        self._pending: dict[int, Request] = {}  # by id, oldest first: all that have no answer
+        self._unsent: deque[Request] = deque()  # of those, the ones that the present channel has not carried yet
         self._ready = False  # the channel's agent has said hello: frames may leave
         self._next_id = 1
         self._hello: Hello | None = None
@@ -242,7 +235,7 @@ class Link:
         body: bytes = b"",
         on_log: Callable[[int, bytes], None] | None = None,
     ) -> Future[Result]:
-        request = _Request(header, body, on_log=on_log)
+        request = Request(header, body, on_log=on_log)
         with self._state:
             header["id"] = self._next_id
             self._next_id += 1
@@ -326,14 +319,14 @@ class Link:
                 if self._end is not None:
                     return
                 ready, channel = self._ready, self._channel
-                request = self._unsent.popleft() if busy else None
-            if request is None or channel is None:
+                unsent = next_together(self._unsent) if busy else []
+            if not unsent or channel is None:
                 if ready:
                     self._look()
                 continue
             try:
-                channel.sendall(frames.encode(request.header, request.body))
-                self.frames_out += 1
+                channel.sendall(b"".join(frames.encode(request.header, request.body) for request in unsent))
+                self.frames_out += len(unsent)
             except FAULTS as error:
                 log.debug("%s: sending failed: %s", self._node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again

@@ -22,12 +22,13 @@ from persistent_runner.errors import (
     ResultMissing,
     RunnerError,
 )
-from persistent_runner.inputs import LINK_MODE, SharedFile
+from persistent_runner.inputs import SharedFile
 from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import LOST, failure_of
 from persistent_runner.remote.frames import NoRoom, RequestRefused
-from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
+from persistent_runner.remote.habits import Habits
+from persistent_runner.remote.pushed import Pushed, as_json, command_hash, in_frame, pushed
 from persistent_runner.render import Delimiters
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_IN_FRAME = 1 << 18  # bytes of all files that travel with a command; the biggest go ahead in pieces
 _LOG_MOST = 64 << 20  # bytes of a log that are brought here
 _MACHINE_FAULTS = (LeaseLost, ConnectionLost, HostNotProven, AttemptLost)
 
@@ -82,6 +82,7 @@ class WorkDir:
         env: Mapping[str, str],
         setup: str | None = None,
         delimiters: Delimiters | None = None,
+        habits: Habits | None = None,
         label: str = "",
         among: int | None = None,
     ) -> None:
@@ -95,6 +96,7 @@ class WorkDir:
         self._env = dict(env) | {"TRIAL_NUMBER": str(number)}
         self._setup = setup
         self._delimiters = delimiters or Delimiters()
+        self._habits = habits or Habits()
         self._parameters: dict[str, Any] = {}
         self._sent: set[str] = {"parameters.json"}
         self._sent_bytes = 0  # of the inputs of the last command
@@ -127,6 +129,7 @@ class WorkDir:
         connection = self._link.connection
         if connection is None:
             raise ConnectionLost(f"attempt {self.attempt}: there is no connection now")
+        self._manifest, self._listed = {}, frozenset()  # whoever has it may change what the exit told
         return connection
 
     def push(self, /, *inputs: str, **parameters: object) -> None:
@@ -153,7 +156,8 @@ class WorkDir:
 
         Raises CommandFailed for a non-zero exit, CommandTimedOut when `timeout` passed and its process tree was killed,
         CommandStalled when it had printed nothing for as long as `stall`.
-        `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer.
+        `outputs` are patterns of files whose checksums are taken at its end; small ones travel with the answer, and so
+        do, without `outputs`, those that earlier trials have pulled after this command.
         `on_line` gets each line, at most 0.3 s and the way here after it is printed, in the calling thread; what it
         raises ends the process tree and is raised from here.
         """
@@ -180,7 +184,7 @@ class WorkDir:
                     timeout=limit,
                     stall=silence,
                     files=files,
-                    outputs=outputs,
+                    outputs=outputs or self._habits.after(seq),
                 )
         finally:
             self._running = None
@@ -200,6 +204,7 @@ class WorkDir:
                     f"{self._label}: {output.path!r} is not pulled: it is {problem}",
                     remedy="Let the command write a regular file, under a name that only it has here.",
                 )
+            self._habits.pulled(self._seq - 1, output)
             return self._bring(output)
 
     def pull_all(self, pattern: str) -> list[Path]:
@@ -273,19 +278,12 @@ class WorkDir:
         files: list[tuple[str, bytes | SharedFile, int]],
         **command: Any,
     ) -> Exit:
-        shared = [data for _, data, _ in files if isinstance(data, SharedFile)]
-        along = [file for file in files if isinstance(file[1], SharedFile) or file[2] == LINK_MODE]
-        room = _IN_FRAME
-        whole = [(path, data, mode) for path, data, mode in files if isinstance(data, bytes) and mode != LINK_MODE]
-        for path, data, mode in sorted(whole, key=lambda file: len(file[1])):
-            if len(data) <= room:
-                room -= len(data)
-                along.append((path, data, mode))
-            else:
-                transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+        along, big = in_frame(files)
+        for path, data, mode in big:
+            transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
         ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "absent":  # the first trial that needs them, or the node has lost them
-            transfer.share(self._link, shared, self.check)
+            transfer.share(self._link, [data for _, data, _ in files if isinstance(data, SharedFile)], self.check)
             ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "withdrawn":
             raise AttemptLost(f"{self._label} was withdrawn before it began", has_begun=False)

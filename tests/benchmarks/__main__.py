@@ -1,4 +1,4 @@
-"""Run the benchmarks and print their tables."""
+"""Run the benchmarks and print their tables; last, how many bars are met. Without a NAME: all that have bars."""
 
 from __future__ import annotations
 
@@ -6,12 +6,33 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import begin, busy, day, gaps, logs, many, noop, orphans, rate, readers, survival
+from tests.benchmarks import (
+    begin,
+    burst,
+    busy,
+    day,
+    gaps,
+    logs,
+    many,
+    noops,
+    objectives,
+    opening,
+    orphans,
+    overhead,
+    rate,
+    readers,
+    survival,
+)
 from tests.benchmarks.bars import table, verdict
 from tests.openssh import SSHD, WHY_NOT
 
 # name: module, its sizes, and the smaller ones of --quick
 BARRED = {
+    "overhead": (overhead, (50, 5), (15, 1)),
+    "objectives": (objectives, (50, 1000), (15, 200)),
+    "noops": (noops, (500, 7), (200, 3)),
+    "burst": (burst, (200, 5), (200, 1)),
+    "opening": (opening, (9,), (3,)),
     "begin": (begin, (9,), (3,)),
     "busy": (busy, (50,), (15,)),
     "day": (day, ({2: 20.0, 10: 60.0},), ({2: 45.0, 10: 200.0},)),
@@ -19,37 +40,40 @@ BARRED = {
     "many": (many, (10_000, 200), (2_000, 50)),
     "rate": (rate, (500, 7), (200, 3)),
 }
-NAMES = ("logs", "noop", "orphans", "readers", "survival", *BARRED)
+OTHERS = ("logs", "orphans", "readers", "survival")
+OVER_OPENSSH = {*BARRED, "logs"}
 
+names = sorted({*BARRED, *OTHERS})
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
+parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(names)}")
 parser.add_argument("--quick", action="store_true", help="a few repeats only")
 parser.add_argument("--repeats", type=int, default=8, help="of each story of `orphans`")
 options = parser.parse_args()
-for name in options.names:
-    if name not in NAMES:
-        parser.error(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
+chosen = options.names or list(BARRED)
+for name in chosen:
+    if name not in names:
+        parser.error(f"there is no benchmark {name}; there are {', '.join(names)}")
+if SSHD is None and OVER_OPENSSH & set(chosen):
+    parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
 rows = []
-with tempfile.TemporaryDirectory() as folder:
-    for name in options.names or ["noop"]:
+with tempfile.TemporaryDirectory() as top:
+    for name in chosen:
+        folder = Path(top, name)
+        folder.mkdir()
         if name in BARRED:
             module, sizes, quick_sizes = BARRED[name]
-            found = module.measure(Path(folder, name), *(quick_sizes if options.quick else sizes))
+            found = module.measure(folder, *(quick_sizes if options.quick else sizes))
             print(table(module.TITLE, found), flush=True)
             rows += found
         elif name == "orphans":
-            print(orphans.table(orphans.measure(Path(folder), 1 if options.quick else options.repeats)))
+            print(orphans.table(orphans.measure(folder, 1 if options.quick else options.repeats)))
         elif name == "readers":
-            sizes = (100, 5_000_000) if options.quick else (1000, 50_000_000)
-            print(readers.table(readers.measure(Path(folder), *sizes)))
+            numbers = (100, 5_000_000) if options.quick else (1000, 50_000_000)
+            print(readers.table(readers.measure(folder, *numbers)))
         elif name == "survival":
-            print(survival.table(survival.measure(Path(folder), 6 if options.quick else 40)))
-        elif SSHD is None:
-            parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
-        elif name == "logs":
-            commands, lines = (8, 20) if options.quick else (64, 100)
-            print(logs.table(logs.measure(Path(folder), commands, lines), commands))
+            print(survival.table(survival.measure(folder, 6 if options.quick else 40)))
         else:
-            print(noop.table(noop.measure(Path(folder), 5 if options.quick else 50)))
+            commands, lines = (8, 20) if options.quick else (64, 100)
+            print(logs.table(logs.measure(folder, commands, lines), commands))
 if rows:
     print(verdict(rows))

@@ -28,7 +28,7 @@ LIMIT = 12 * RTT  # a login, an agent, a command, and what is asked of the platf
 
 def measure(folder: Path, repeats: int) -> list[Row]:
     """Return how long it takes."""
-    with far(folder / "openssh", 0.0) as near, moved(near, RTT) as place:
+    with far(0.0) as near, moved(near, RTT) as place:
         taken = sorted(_once(folder / f"begin-{number}", place) for number in range(repeats))
     poll = POLL.total_seconds() + ASKED * RTT
     note = f"{said(taken)}; a poll is {poll:.2f} s here, {ASKED} questions and a short wait"

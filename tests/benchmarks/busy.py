@@ -25,12 +25,13 @@ MORE = 1.5  # times what a trial takes alone
 
 def measure(folder: Path, repeats: int) -> list[Row]:
     """Return what a trial takes alone, and beside the busy thread with Python's turns and with ours."""
-    with far(folder / "openssh", RTT) as place, place.link() as link:
+    with far(RTT) as place, place.link() as link:
         attempts = (f"{number:05d}.1" for number in itertools.count())
 
         def trial() -> None:
             assert start(link, next(attempts), "true").result(ANSWER).code == 0
 
+        trial()
         alone = milliseconds(trial, repeats)
         with _turns(PYTHONS), _computing():
             before = milliseconds(trial, repeats)

@@ -29,7 +29,7 @@ FAR_AWAY = 0.1
 def measure(folder: Path, trials: int) -> list[Row]:
     """Return the wait by round trip, and the busy share of a core far away, beside plain Fabric's."""
     rows = []
-    with far(folder / "openssh", 0.0) as near:
+    with far(0.0) as near:
         for rtt in ROUND_TRIPS:
             with moved(near, rtt) as place:
                 name, ms = f"gap-{1000 * rtt:.0f}", 1000 * rtt

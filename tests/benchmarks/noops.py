@@ -27,10 +27,10 @@ FRAMES = 2.0
 PEER = "subprocess.run, bash -c true"
 
 
-def measure(folder: Path, trials: int, rounds: int) -> list[Row]:
+def measure(_: Path, trials: int, rounds: int) -> list[Row]:
     """Return our rate with one and with many in flight, and its share of the peer's; they take turns."""
     alone, many, peer, shares = [], [], [], []
-    with far(folder / "openssh", 0.0) as place, place.link() as link:
+    with far(0.0) as place, place.link() as link:
         attempts = (f"{number:05d}.1" for number in itertools.count())
 
         def begin() -> Future[Exit]:

@@ -25,7 +25,7 @@ def measure(folder: Path, trials: int, rounds: int) -> list[Row]:
     ours, peer = [], []
     study = Study(trials, "true", "random", "in memory", IN_FLIGHT, result="parameters.json")
     with (
-        far(folder / "openssh", 0.0) as place,
+        far(0.0) as place,
         leased(folder / "lease", place, IN_FLIGHT, folder / "times") as lease,
     ):
         for number in range(rounds):

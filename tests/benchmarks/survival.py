@@ -6,6 +6,7 @@ is installed, it counts the fsyncs of SQLite too, which no wrapper in Python see
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -29,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 STRACE = shutil.which("strace")
 SLOW = 10  # ms, as a disk that really writes takes
 OWN = ("run", "drop")  # what a trial sends: its command; and, with nobody waiting, that its directory may go
-LONGER = ("--set", "trial.command=sleep 0.3; cp parameters.json result.json")  # than the next one takes to be chosen
+ONE_BY_ONE = ("--set", "trial.stage_ahead=0")
+AHEAD = ("--set", "trial.stage_ahead=1", "--set", "trial.command=sleep 0.3; cp parameters.json result.json")
 SELDOM = {"PERSISTENT_RUNNER_BEAT": "5s"}
 
 
@@ -51,9 +53,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Gap:
-    """From the arrival of a trial's exit to the next command in its slot: the seconds, and the fsyncs by their file.
+    """From the arrival of a trial's exit to the next trial's command: the seconds, and the fsyncs by their file.
 
-    Of these those before the next trial is started: from there on nothing waits for them.
+    Of these those before the next trial is started: from there on nothing waits for them. One that was sent ahead has
+    less than no seconds.
     """
 
     seconds: float
@@ -66,12 +69,12 @@ class Gap:
 
 def measure(folder: Path, trials: int) -> list[Row]:
     """Return the rows of the table. A trial here is a copy of one file, which is its only output."""
-    slow = watched(folder / "slow", trials, BENCHMARK_FSYNC_SECONDS=str(SLOW / 1000))
+    slow = watched(folder / "slow", trials, *ONE_BY_ONE, BENCHMARK_FSYNC_SECONDS=str(SLOW / 1000))
     stored = _stored(folder / "traced", trials) if STRACE else None
     started, heard = joined(folder / "joined")
     return [
-        *costs(watched(folder / "watched", trials), trials - 1),
-        *ahead(watched(folder / "ahead", trials, "--set", "trial.stage_ahead=1", *LONGER)),
+        *costs(watched(folder / "watched", trials, *ONE_BY_ONE), trials - 1),
+        *ahead(watched(folder / "ahead", trials, *AHEAD)),
         Row(f"the same where an fsync takes {SLOW} ms more", _milliseconds(gap.seconds for gap in _gaps(slow)), "ms"),
         Row("fsyncs of SQLite by trial", None if stored is None else stored / trials, of="" if STRACE else "no strace"),
         Row(f"from start to {JOINED} trials that are shown as started", started, "s"),
@@ -105,12 +108,13 @@ def costs(seen: list[dict[str, Any]], trials: int) -> list[Row]:
 
 
 def ahead(seen: list[dict[str, Any]]) -> list[Row]:
-    """Return what lies between two trials where the next one is chosen ahead."""
+    """Return what lies between two trials where the next one is sent ahead: nothing, since it is there already."""
     gaps = list(_gaps(seen))
-    most = max(len(gap.of("journal")) for gap in gaps)  # in any gap
+    most = max(len(gap.fsyncs) for gap in gaps)
+    there = sum(gap.seconds < 0 for gap in gaps) / len(gaps)
     return [
-        Row("stage_ahead = 1: fsyncs of the journal from exit to next start", most, most=0),
-        Row("stage_ahead = 1: from exit to next start", _milliseconds(gap.seconds for gap in gaps), "ms"),
+        Row("stage_ahead = 1: fsyncs of anything from exit to next start", most, most=0),
+        Row("stage_ahead = 1: trials on the node before the last one's exit", 100 * there, "%"),
     ]
 
 
@@ -198,12 +202,14 @@ def _fsyncs(seen: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _gaps(seen: list[dict[str, Any]]) -> Iterator[Gap]:
-    exits = [line["at"] for line in _of(seen, "in") if line["kind"] == "run"]
-    commands = [line for line in _of(seen, "out") if line["kind"] == "run"]
+    exits = {line["attempt"]: line["at"] for line in _of(seen, "in") if line["kind"] == "run"}
+    commands = {line["attempt"]: line["at"] for line in _of(seen, "out") if line["kind"] == "run"}
     started = {line["attempt"]: line["at"] for line in _of(seen, "start")}
-    for ended, following in zip(exits, commands[1:], strict=False):  # the last one has no next
-        between = [line for line in _fsyncs(seen) if ended <= line["at"] < started[following["attempt"]]]
-        yield Gap(following["at"] - ended, tuple((line["kind"], line["seconds"]) for line in between))
+    for attempt, following in itertools.pairwise(sorted(exits)):
+        ended = exits[attempt]
+        if following in commands:  # of the first one that was seen the command may not be
+            between = [line for line in _fsyncs(seen) if ended <= line["at"] < started[following]]
+            yield Gap(commands[following] - ended, tuple((line["kind"], line["seconds"]) for line in between))
 
 
 def _parts(counts: Counter[str], trials: int) -> str:

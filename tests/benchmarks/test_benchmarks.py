@@ -7,7 +7,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import begin, busy, day, gaps, logs, many, noop, orphans, rate, readers, studies, survival
+from tests.benchmarks import (
+    bars,
+    begin,
+    burst,
+    busy,
+    day,
+    gaps,
+    logs,
+    many,
+    noops,
+    objectives,
+    opening,
+    orphans,
+    overhead,
+    plain_ways,
+    rate,
+    readers,
+    studies,
+    survival,
+)
 from tests.benchmarks.far import far
 from tests.openssh import SSHD, WHY_NOT
 
@@ -17,17 +36,69 @@ if TYPE_CHECKING:
 over_openssh = pytest.mark.skipif(SSHD is None, reason=WHY_NOT)
 
 
-@pytest.mark.skipif(SSHD is None, reason=WHY_NOT)
-def test_a_trial_is_one_frame_out_and_one_back(tmp_path: Path) -> None:
-    """A no-op trial with an input and a result costs one frame each way; its time stands beside the plain ways'."""
-    rows = noop.measure(tmp_path, 3)
-    assert (rows[0].frames_out, rows[0].frames_in) == (1, 1)
-    assert all(row.seconds > 0 for row in rows)
-    printed = noop.table(rows).splitlines()
-    assert [line.split(":")[0] for line in printed[1:]] == ["link", "ours", "plain Fabric", "plain Fabric"]
+@over_openssh
+def test_a_trial_that_does_nothing_is_one_frame_out_and_one_back(tmp_path: Path) -> None:
+    """However many are in flight; the rates of ours and of the peer are those of the same run."""
+    alone, many, frames, share = noops.measure(tmp_path, 8, 1)
+    assert frames.ours == 2
+    assert frames.is_met
+    assert alone.ours > 0
+    assert share.ours == pytest.approx(many.ours / many.peer[1])
 
 
-@pytest.mark.skipif(SSHD is None, reason=WHY_NOT)
+@over_openssh
+def test_every_way_brings_the_same_results(tmp_path: Path) -> None:
+    """The ways to run a trial are measured only where they bring what they should, and a line makes all longer."""
+    rtt = 0.02
+    rows = {row.what: row for row in overhead.measure(tmp_path, 2, 1, (0.0, rtt))}
+    for name in ("the link", *plain_ways.WAYS):
+        assert rows[f"RTT {rtt * 1000:g} ms: {name}"].ours >= rtt * 1000
+    assert rows["RTT 0 ms: the link"].bar == overhead.BARS[0.0]
+    assert rows["RTT 20 ms: plain Fabric's time in ours"].ours > 0
+
+
+@over_openssh
+def test_an_objective_through_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a round trip at least, and CPU of the driver."""
+    monkeypatch.setattr(objectives, "RTTS", (0.05,))
+    pulled, cpu = objectives.measure(tmp_path, 2, 20)
+    assert pulled.ours >= 50
+    assert cpu.ours > 0
+
+
+@over_openssh
+def test_a_burst_takes_a_second_and_a_round_trip_at_least(tmp_path: Path) -> None:
+    """Fewer than the bar is set for have none."""
+    (row,) = burst.measure(tmp_path, 5, 1)
+    assert row.ours >= 1 + burst.RTT
+    assert row.bar is None
+
+
+@over_openssh
+def test_a_login_takes_five_round_trips(tmp_path: Path) -> None:
+    """What a line adds to it, in round trips; a link takes no fewer."""
+    connect, link = opening.measure(tmp_path, 1)
+    assert connect.ours > opening.ROUND_TRIPS - 1
+    assert link.ours > connect.ours
+
+
+def test_a_verdict_counts_rows_with_bars() -> None:
+    """At most and at least; a figure that is there to be compared with is no bar."""
+    rows = [
+        bars.Row("most", 1.0, "ms", 1.0, peer=("peer", 30.0), limit=0.5, note="twice"),
+        bars.Row("least", 1.0, "", 2.0, at_least=True, peer=("peer", 4.0)),
+        bars.Row("peer", 30.0, "ms", None),
+    ]
+    assert bars.verdict(rows) == "bars: 1 met, 1 missed"
+    title, _, most, note, least, plain = bars.table("title", rows).splitlines()
+    assert title == "title"
+    assert most.split() == ["most", "1", "ms", "<=", "1", "0.5", "met", "peer:", "30", "(30.0", "times)"]
+    assert note.split() == ["twice"]
+    assert least.split() == ["least", "1", ">=", "2", "MISSED", "peer:", "4", "(0.2", "times)"]
+    assert plain.split() == ["peer", "30", "ms"]
+
+
+@over_openssh
 def test_following_logs_takes_no_round_trip(tmp_path: Path) -> None:
     """Followed or not, a command is one frame out; a line of each comes back in frames that the commands share."""
     commands, lines = 6, 20
@@ -79,14 +150,17 @@ def test_the_readers_and_the_plain_ways_find_the_same(tmp_path: Path) -> None:
 def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
     """A trial waits for no frame but its own, and its journal's two fsyncs are told from its output's one."""
     trials = 4
-    rows = {row.what: row for row in survival.costs(survival.watched(tmp_path / "watched", trials), trials - 1)}
+    rows = {
+        row.what: row
+        for row in survival.costs(survival.watched(tmp_path / "watched", trials, *survival.ONE_BY_ONE), trials - 1)
+    }
     assert rows["round trips that a trial waits for, beside its own"].value == 0
     assert rows["frames out of a trial"].of == "drop 1, run 1"
     assert rows["fsyncs of the journal by trial"].value == 2
     assert rows["fsyncs of its outputs by trial"].value == 2  # the file, and its name
     assert rows["fsyncs of outputs from exit to next start"].value == 2
-    seen = survival.watched(tmp_path / "ahead", trials, "--set", "trial.stage_ahead=1", *survival.LONGER)
-    assert survival.ahead(seen)[0].value == 0
+    fsyncs, there = survival.ahead(survival.watched(tmp_path / "ahead", trials, *survival.AHEAD))
+    assert (fsyncs.value, there.value) == (0, 100)
     late = survival.Row("late", 11.0, "s", most=10)
     *_, last = survival.table([*rows.values(), late]).splitlines()
     assert last.split() == ["late", "11.0", "s", "10", "MISSED"]
@@ -96,7 +170,7 @@ def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
 def test_trials_of_a_whole_study_say_when_they_ran(tmp_path: Path) -> None:
     """One after the other, far away and not sent ahead: between an end and the next begin lies at least a round trip."""
     study = studies.Study(4, studies.COMMAND.format(seconds=0), "random", stage_ahead="1", is_sent=False)
-    with far(tmp_path / "openssh", gaps.FAR_AWAY) as place:
+    with far(gaps.FAR_AWAY) as place:
         times = studies.timed(tmp_path / "study", place, study, skip=1)
         assert len(times.spans) == 3
         assert min(times.gaps) > gaps.FAR_AWAY

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner import cli, pool
-from persistent_runner.remote import link
+from persistent_runner.remote import frames, link
 
 if TYPE_CHECKING:
     from persistent_runner.remote.frames import Header
 
 _fsync = os.fsync
-_encode = link.encode
+_encode = frames.encode
 _deliver = link.Link._deliver
 _submit = pool.Pool.submit
 _seen: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def main() -> None:
     """Run a study as `run-study` does."""
     record = Path(sys.argv.pop(1))
     os.fsync = _watched_fsync
-    link.encode = _watched_encode
+    frames.encode = _watched_encode
     link.Link._deliver = _watched_deliver
     pool.Pool.submit = _watched_submit
     try:

@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def test_python_36_parses_it() -> None:
         name.name for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Import) for name in node.names
     }
     assert not any(name.startswith("persistent_runner") for name in imported)
+
+
+def test_it_brings_no_threads() -> None:
+    """What `threading` does after each fork takes as long as the fork itself, and a command takes two processes."""
+    shown = "import sys; exec(sys.stdin.read()); print('threading' in sys.modules)"
+    found = subprocess.run(["python3", "-IS", "-c", shown], input=SOURCE, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 @pytest.mark.parametrize(
@@ -253,3 +261,16 @@ def test_an_agent_for_pings_alone(tmp_path: Path) -> None:
         ".persistent-runner/l",
         ".persistent-runner/l/beat",
     ]
+
+
+@pytest.mark.parametrize(("outputs", "kept"), [(3, 3), (200, 0)])
+def test_an_exit_record_fits_into_its_room(outputs: int, kept: int, tmp_path: Path) -> None:
+    """Where a file cannot grow any more, a long record leaves out its manifest; a short one is whole, with no rest behind it."""
+    record = tmp_path / "exit.spare"
+    record.write_bytes(b" " * 4096)
+    ended = {"state": "done", "code": 0, "manifest": [{"path": f"output {n}", "size": n} for n in range(outputs)]}
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    program = f"{limit}from persistent_runner.remote.agent import fill_spare; fill_spare({str(record)!r}, {ended!r})"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert json.loads(record.read_bytes()) == ended | {"manifest": ended["manifest"][:kept]}
+    assert not record.read_bytes().endswith(b" ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,11 @@ def test_bodies_are_packed_where_it_helps() -> None:
     """Text travels small, what cannot be packed travels as it is."""
     assert len(encode({}, b"text " * 1000)) < 200
     assert len(encode({}, bytes(range(256)) * 2)) < 600
+    noise = random.Random(1).randbytes(1 << 16)
+    for body in (noise, b"text " * 200 + noise):
+        header, _ = next(decode(bytearray(encode({}, body))))
+        assert "z" not in header
+    assert len(encode({}, noise + b"text " * 10_000)) < len(noise) + 5_000
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,19 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import paramiko
 import pytest
 
 from persistent_runner.errors import ConnectionLost, LeaseLost
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote.frames import Life, RequestRefused
 from persistent_runner.remote.patience import Patience
-from tests.remote.conftest import QUICK, processes, run, start, until
+from tests.remote.conftest import QUICK, Server, Site, processes, run, start, until
+from tests.remote.proxy import Proxy
 
 if TYPE_CHECKING:
     from persistent_runner.remote.link import Link
-    from tests.remote.conftest import Site
+    from tests.openssh import OpenSsh
 
 STUBBORN = "python3 -c 'import os,signal,time; os.setsid(); signal.signal(15, signal.SIG_IGN); time.sleep(600)' & "
 TREE = f"({STUBBORN} {STUBBORN} wait) & {STUBBORN} sleep 0.2; touch ready; wait"
@@ -431,3 +433,36 @@ def test_signs_of_life_both_ways(site: Site) -> None:
     assert run(other, "echo goes on").log_tail == b"goes on\n"
     with pytest.raises(RequestRefused, match="answers pings alone"):
         run(link, "echo no")
+
+
+def test_a_command_starts_as_from_a_shell_of_its_own(link: Link) -> None:
+    """None of the signals that its supervisor blocks or ignores is blocked or ignored, and it leads a process group."""
+    shown = run(link, "grep -E '^Sig(Blk|Ign):' /proc/self/status; ps -o pgid= -p $$; echo $$").log_tail.decode()
+    blocked, ignored, group, pid = (line.split()[-1] for line in shown.splitlines())
+    ours = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ)
+    assert not [number for number in ours if (int(blocked, 16) | int(ignored, 16)) >> (number - 1) & 1]
+    assert group == pid
+
+
+def test_a_command_that_cannot_start_says_why(link: Link) -> None:
+    """An environment without a shell on its PATH fails the command, and no more than that."""
+    ended = run(link, "true", env={"PATH": "/nowhere"})
+    assert (ended.state, ended.code) == ("done", 127)
+    assert b"cannot start bash" in ended.log_tail
+    assert run(link, "true", attempt="00001.1").code == 0
+
+
+def test_a_heavy_bashrc_is_paid_once(own_sshd: OpenSsh, tmp_path: Path) -> None:
+    """Bash takes a shell over SSH for a login and reads ~/.bashrc; commands of an agent are none."""
+    read = own_sshd.home / "read"
+    (own_sshd.home / ".bashrc").write_text(f"echo >> {read}\n")
+    with Proxy(own_sshd.port) as proxy:
+        server = Server(own_sshd.node(), paramiko.PKey.from_path(own_sshd.key), own_sshd.proof())
+        site = Site(server, proxy, tmp_path)
+        try:
+            link = site.link()
+            before = read.read_text()
+            assert run(link, "true").code == 0
+            assert read.read_text() == before
+        finally:
+            site.close()

@@ -22,6 +22,9 @@ from persistent_runner.errors import (
     ConnectionLost,
     ResultMissing,
 )
+from persistent_runner.remote import agent
+from persistent_runner.remote.frames import OutputFile
+from persistent_runner.remote.habits import Habits
 from tests.remote.conftest import HOSTILE, until
 
 if TYPE_CHECKING:
@@ -300,6 +303,48 @@ def test_connection(site: Site) -> None:
     source.write_text("over sftp")
     work.connection.put(str(source), f"{site.root}/put")
     assert (site.root / "put").read_text() == "over sftp"
+
+
+def test_what_trials_pull_comes_with_the_exit(sshd_site: Site) -> None:
+    """Of small files that one trial has pulled the next one's come with its exit: it asks for nothing more."""
+    link, habits = sshd_site.link(), Habits()
+    asked = []
+    for number, script in enumerate(["echo 1 > a; echo 1 > b", "echo 2 > b; echo 2 > a", "echo 3 > a"]):
+        work = sshd_site.work(link, attempt=f"0000{number}.1", habits=habits)
+        before = link.frames_out
+        work.run(script)
+        assert work.pull("a").read_text() == f"{number + 1}\n"
+        if number < 2:
+            assert work.pull("b").read_text() == f"{number + 1}\n"
+        else:
+            with pytest.raises(ResultMissing, match=r"no file b; .*a"):
+                work.pull("b")
+        asked.append(link.frames_out - before)
+    assert asked[0] > asked[1] == 1
+
+
+def test_what_was_changed_by_hand_is_pulled_as_it_is(sshd_site: Site) -> None:
+    """Whoever takes the connection may change what the exit told: then a pull looks anew."""
+    link, habits = sshd_site.link(), Habits()
+    for number in range(2):
+        work = sshd_site.work(link, attempt=f"0000{number}.1", habits=habits)
+        work.run("echo old > a")
+        work.connection.run(f"echo new > {shlex.quote(str(sshd_site.root))}/0000{number}.1/a")
+        assert work.pull("a").read_text() == "new\n"
+
+
+def test_big_files_and_many_names_are_no_habits() -> None:
+    """What does not fit into an exit is pulled by itself, and so is what each trial names in another way."""
+    habits = Habits()
+    habits.pulled(0, OutputFile("big", agent.FILE_INLINE + 1))
+    habits.pulled(0, OutputFile("a*", 1))
+    habits.pulled(1, OutputFile("result", 1))
+    assert (habits.after(0), habits.after(1), habits.after(2)) == ([], ["result"], [])
+    for number in range(100):
+        habits.pulled(1, OutputFile(f"result-{number}", 1))
+        habits.pulled(1, OutputFile("result", 1))
+    assert "result" in habits.after(1)
+    assert len(habits.after(1)) < 20
 
 
 def test_big_inputs(site: Site) -> None:

@@ -1,0 +1,102 @@
+"""What a Python objective costs, push, run and pull, through a pool: its round trip and the driver's CPU."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from persistent_runner.local_platform.local import LocalRescale
+from tests.benchmarks.bars import Row
+from tests.benchmarks.far import ANSWER, far, median, milliseconds, moved, said
+from tests.benchmarks.plain_ways import SMALL, Sample
+from tests.pools import Pools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from persistent_runner.pool import Pool
+    from persistent_runner.remote.workdir import WorkDir
+    from tests.benchmarks.far import Far
+
+TITLE = "A Python objective: 3 texts pushed, a pipe, a result of 1 KB pulled; through a pool"
+RTTS = (0.05, 0.1)
+MORE = 15.0  # ms beyond the RTT
+CPU_BAR, CPU_LIMIT = 1.5, 0.6  # ms of the driver's CPU a trial, of a link and a pool alone
+IN_FLIGHT = 16
+
+
+@contextmanager
+def pool(folder: Path, place: Far, sample: Sample) -> Iterator[Pool]:
+    """Give a pool on a machine, the sample's inputs beside it; the lease is one of the local platform."""
+    folder.mkdir()
+    with LocalRescale(folder / "platform") as rescale:
+        pools = Pools(rescale, folder, instead=lambda _: place.connect())
+        for name, data in sample.files.items():
+            (pools.folder / name).write_bytes(data)
+        try:
+            yield pools.pool(run=f"study.{folder.name}")
+        finally:
+            pools.close()
+
+
+def measure(folder: Path, repeats: int, trials: int) -> list[Row]:
+    """Return the time of one objective at each RTT and the CPU time of many at no distance."""
+    rows = []
+    with far(0.0) as near:
+        sample = Sample(near)
+
+        def objective(work: WorkDir) -> bytes:
+            work.push(*sample.files, x=0.5)
+            work.run(sample.small_command)
+            return work.pull(SMALL).read_bytes()
+
+        for rtt in RTTS:
+            with moved(near, rtt) as place, pool(folder / f"{rtt:g}", place, sample) as there:
+                numbers = iter(range(10**6))
+
+                def trial(there: Pool = there, numbers: Iterator[int] = numbers) -> bytes:
+                    return there.submit(next(numbers), 1, objective).result(ANSWER)
+
+                assert trial() == sample.results[0]  # the first one teaches the pool what is pulled
+                trial()
+                taken = milliseconds(trial, repeats)
+            bar = rtt * 1000 + MORE
+            rows.append(
+                Row(
+                    f"RTT {rtt * 1000:g} ms: push, run, pull",
+                    median(taken),
+                    "ms",
+                    bar,
+                    limit=rtt * 1000,
+                    note=said(taken),
+                )
+            )
+        with pool(folder / "cpu", near, sample) as there:
+            rows.append(_cpu(there, trials))
+    return rows
+
+
+def _cpu(there: Pool, trials: int) -> Row:
+    """Return the CPU time a trial that pushes and pulls nothing costs this process, the platform's idling in it taken off."""
+
+    def nothing(work: WorkDir) -> None:
+        work.run("true")
+
+    begun, cpu = time.perf_counter(), time.process_time()
+    time.sleep(1)
+    idle = (time.process_time() - cpu) / (time.perf_counter() - begun)
+    there.submit(0, 1, nothing).result(ANSWER)
+    numbers = iter(range(1, trials + 1))
+    begun, cpu = time.perf_counter(), time.process_time()
+    running = {there.submit(number, 1, nothing) for number in itertools.islice(numbers, IN_FLIGHT)}
+    while running:
+        done, running = wait(running, ANSWER, FIRST_COMPLETED)
+        assert all(future.exception() is None for future in done)
+        running |= {there.submit(number, 1, nothing) for number in itertools.islice(numbers, len(done))}
+    spent = time.process_time() - cpu - idle * (time.perf_counter() - begun)
+    note = f"{trials} trials that do nothing, {IN_FLIGHT} at a time; the platform's {idle:.1%} of a core taken off"
+    return Row("driver CPU a trial", 1000 * spent / trials, "ms", CPU_BAR, limit=CPU_LIMIT, note=note)
