@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 12
 _OTHER_LINES = 7  # of the live table beside its trials: two of them wrap on a narrow terminal
 _MOST_RESULTS = 60
+_DRAW_SECONDS = 0.2  # at least, between two tables: a turn of many short trials must not wait for each
 
 
 @contextlib.contextmanager
@@ -78,6 +80,7 @@ class LiveTable:
         self._name = name
         self._lease = lease
         self._console = console
+        self._drawn = -math.inf
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -91,8 +94,9 @@ class LiveTable:
                 self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Draw how far the study is."""
-        if self._live is not None:
+        """Draw how far the study is; so soon after the last time it is left to the next turn."""
+        if self._live is not None and time.monotonic() - self._drawn >= _DRAW_SECONDS:
+            self._drawn = time.monotonic()
             with contextlib.suppress(OSError):
                 self._live.update(self._render(progress))
 

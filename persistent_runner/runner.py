@@ -388,12 +388,11 @@ def _counted(lease: contextlib.AbstractContextManager[ClusterLease], run: StudyR
 
 def _history(run: StudyRun, folder: RunFolder) -> dict[str, Any]:
     """Return what `summary.json` says of the run: its money, in the platform's currency, and what changed meanwhile."""
-    journal = folder.journal()
-    changed = [{"settled": it["settled"], "what": it["what"]} for it in journal if it["kind"] == "changed"]
+    changed = [{"settled": it["settled"], "what": it["what"]} for it in folder.journal() if it["kind"] == "changed"]
     return ({"changed": changed} if changed else {}) | {
         "seconds_leased": round(run.cost.seconds, 1),
         "seconds_leased_with_start_up": round(run.cost.seconds_with_start_up, 1),
         "cost": run.cost.cost,
         "cost_with_start_up": run.cost.cost_with_start_up,
-        "cost_of_all_starts": spent(journal).cost_with_start_up,
+        "cost_of_all_starts": spent(folder.journal()).cost_with_start_up,
     }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from persistent_runner.remote.proof import Proof
 
 DEADLINE = 30.0  # seconds
+POLL = timedelta(seconds=0.02)
 
 
 def until(condition: Callable[[], Any], what: str) -> None:
@@ -54,12 +55,19 @@ class Pools:
         self._leases: list[ClusterLease] = []
 
     def lease(
-        self, setup: Setup | None = None, *, core_type: str = "emerald", cores: int = 2, env: Any = None, **options: Any
+        self,
+        setup: Setup | None = None,
+        *,
+        core_type: str = "emerald",
+        cores: int = 2,
+        env: Any = None,
+        walltime: timedelta = timedelta(hours=1),
+        **options: Any,
     ) -> ClusterLease:
         request = LeaseRequest(
             core_type=core_type,
             cores=cores,
-            walltime=timedelta(hours=1),
+            walltime=walltime,
             public_key=public_line(self._key),
             env={"LICENCE": "1055@host", **(env or {})},
         )
@@ -69,7 +77,7 @@ class Pools:
             return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).connect
 
         lease = ClusterLease(
-            Access(self.platform, connector, timedelta(seconds=0.02), activity.idle_seconds),
+            Access(self.platform, connector, POLL, activity.idle_seconds),
             request,
             study="pool",
             ledger=Ledger(self.folder / "ledger", base_url=self.rescale.base_url, folder=str(self.folder)),

@@ -257,7 +257,7 @@ class Loop:
 
     def _ask(self) -> None:
         """Ask for a trial and start it, or make it ready where no slot is free."""
-        found = self._proposals.next()
+        found = self._proposals.next(is_any_waiting=self.progress.is_any_waiting)
         if found is not None:
             crash_point("asked")
             self._slots.asked += 1

@@ -53,8 +53,7 @@ class Outbox:
         for number, (trial, result) in list(self._results.items()):
 
             def deliver(trial: optuna.Trial = trial, result: Result = result) -> None:
-                tell(self._study, trial, result)
-                self._progress.count(self._study)
+                self._progress.count_told(self._study, tell(self._study, trial, result))
 
             if not self.stored(deliver):
                 return

@@ -71,6 +71,7 @@ class Progress:
     `best` is (number, value) of one objective and among the feasible trials, else None; `ready` are trials that start
     as soon as a slot is free, `others` those that run now and are not of this `run`, `out_of_time` whether
     `max_seconds` ended the start before the total. What was imported never ran, and may still be the best.
+    `is_any_waiting`: of all trials, whoever put it there, as of the last count.
     """
 
     run: str = ""
@@ -86,6 +87,9 @@ class Progress:
     out_of_time: bool = False
     seconds_of_trials: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    is_any_waiting: bool = False
+    _known: int = 0
+    _open: set[int] = field(default_factory=set)
 
     @property
     def settled(self) -> int:
@@ -141,14 +145,40 @@ class Progress:
             log.info("%d trials of other drivers still run", self.others)
 
     def count(self, study: optuna.Study) -> None:
-        """Count the trials of a study anew."""
-        trials = [trial for trial in study.get_trials(deepcopy=False) if not is_rejected(trial)]
-        states = [trial.state for trial in trials if not is_imported(trial)]
-        self.complete = states.count(TrialState.COMPLETE)
-        self.failed = states.count(TrialState.FAIL)
-        self.pruned = states.count(TrialState.PRUNED)
-        self.others = sum(t.state == TrialState.RUNNING and owner(t) != self.run for t in trials)
-        if len(study.directions) == 1:
-            better = min if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else max
-            found = [(t.number, t.values[0]) for t in trials if is_feasible(t)]
-            self.best = better(found, key=lambda pair: pair[1], default=None)
+        """Count the trials that have ended since the last time, of whichever driver, and those that have not.
+
+        What has ended stays as it is, so each trial is counted once: beside the reading, which the storage keeps short,
+        it takes as long as there are new trials and such as run.
+        """
+        trials = study.get_trials(deepcopy=False)
+        self._know(len(trials))
+        self.others, self.is_any_waiting = 0, False
+        for number in sorted(self._open):
+            trial = trials[number]  # Optuna numbers them from 0 without gaps, and lists them so
+            if trial.state.is_finished():
+                self._count_ended(study, trial)
+            elif trial.state == TrialState.WAITING:
+                self.is_any_waiting = True
+            else:
+                self.others += owner(trial) != self.run
+
+    def count_told(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        """Count a trial that has been told, without a look at the others."""
+        self._know(trial.number + 1)
+        if trial.number in self._open:
+            self._count_ended(study, trial)
+
+    def _know(self, trials: int) -> None:
+        self._open.update(range(self._known, trials))
+        self._known = max(self._known, trials)
+
+    def _count_ended(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        self._open.remove(trial.number)
+        if not is_rejected(trial) and not is_imported(trial):
+            self.complete += trial.state == TrialState.COMPLETE
+            self.failed += trial.state == TrialState.FAIL
+            self.pruned += trial.state == TrialState.PRUNED
+        if len(study.directions) == 1 and is_feasible(trial):
+            sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
+            found = (trial.number, trial.values[0])
+            self.best = min(filter(None, (self.best, found)), key=lambda pair: (sign * pair[1], pair[0]))

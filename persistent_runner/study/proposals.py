@@ -74,18 +74,18 @@ class Proposals:
         self._torn: optuna.Trial | None = None
         self.rejected = 0
 
-    def next(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
+    def next(self, *, is_any_waiting: bool) -> tuple[optuna.Trial, dict[str, Any]] | None:
         """Return the next trial and its parameters so far; None where the design is not allowed, and another is to
-        be asked for. StudyFailed after too many of these.
+        be asked for. StudyFailed after too many of these. `is_any_waiting`: whether the study has a trial for the ask.
         """  # noqa: D205 - one sentence
-        trial = self._torn = self._torn or self._ask()
+        trial = self._torn = self._torn or self._ask(is_any_waiting=is_any_waiting)
         found = self._suggested(trial)
         self._torn = None
         return found
 
-    def _ask(self) -> optuna.Trial:
+    def _ask(self, *, is_any_waiting: bool) -> optuna.Trial:
         ours = {"run": self._run}
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not is_any_waiting:
             # Put in first and taken out by the ask, so that a crash at any moment leaves a trial that is known as ours.
             # Not by `enqueue_trial`: what was enqueued gets no cell of a grid.
             waiting = optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={USER_ATTRIBUTE: ours})

@@ -57,14 +57,15 @@ def settle_earlier(study: optuna.Study, folder: RunFolder) -> Attempts:
     Trials of other runs are left alone. Returns the attempts so far.
     """
     attempts = Attempts()
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    ours = [frozen for frozen in running if owner(frozen) == folder.run_id]
+    numbers = {frozen.number for frozen in ours}
     results: dict[int, dict[str, Any]] = {}
     for record in folder.journal():
         attempts.note(record)
-        if record["kind"] == "result":
+        if record["kind"] == "result" and record["trial"] in numbers:
             results[record["trial"]] = record
-    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if owner(frozen) != folder.run_id:
-            continue  # another driver's, or somebody else's
+    for frozen in ours:
         trial = optuna.trial.Trial(study, frozen._trial_id)  # noqa: SLF001 - Optuna's own way to rebuild it
         committed = results.get(frozen.number)
         # With other parameters it is a trial of a study that has since been deleted.
@@ -116,8 +117,11 @@ def commit(folder: RunFolder, number: int, params: dict[str, Any], result: Resul
     )
 
 
-def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
-    """Tell a study what came of a trial; once more does nothing, and says so where the study has something else."""
+def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> optuna.trial.FrozenTrial:
+    """Tell a study what came of a trial, and return it as the study has it then.
+
+    Once more does nothing, and says so where the study has something else.
+    """
     with contextlib.suppress(UpdateFinishedTrialError):  # told before, and the answer was lost
         # A finished trial takes no attribute any more, so the facts go first.
         trial.set_user_attr(USER_ATTRIBUTE, result.facts)
@@ -134,6 +138,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
             told.values or told.state.name,
             list(result.values) if result.values else result.state.name,
         )
+    return told
 
 
 def give_back(study: optuna.Study, trial: optuna.Trial, folder: RunFolder) -> None:

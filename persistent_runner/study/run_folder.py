@@ -107,24 +107,29 @@ class RunFolder:
         self.content = content
         self._write_run()
 
-    def journal(self) -> list[dict[str, Any]]:
-        """Return the journal's records; a torn last line, left by a crash, is cut away."""
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """Yield the journal's records, one at a time in memory; a torn last line, left by a crash, is cut away."""
         path = self.path / "journal.jsonl"
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
-        records = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                raise ConfigError(
-                    f"{path}, line {number} is damaged", remedy="Move the folder away to begin a new run."
-                ) from None
-        return records
+        if not path.exists():
+            return
+        size_bytes = 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                size_bytes += len(line)
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    raise ConfigError(
+                        f"{path}, line {number} is damaged", remedy="Move the folder away to begin a new run."
+                    ) from None
+                yield record
+            else:
+                return
+        with path.open("r+b") as file:
+            file.truncate(size_bytes)
+            os.fsync(file.fileno())
 
     def commit(self, **record: Any) -> None:
         """Append a record to the journal and wait until the disk has it: the commit point of a result.

@@ -90,8 +90,7 @@ class Slots:
     @property
     def is_more_wanted(self) -> bool:
         """Whether the study is to have more trials than it has, and than are under way."""
-        if self._limits.more is not None:
-            return self.asked < self._limits.more
-        counted = self._outbox.stored(lambda: self._progress.count(self._study))
-        progress, under_way = self._progress, self.at_work + len(self._progress.ready)
-        return counted and progress.settled + progress.others + under_way < progress.total
+        more, progress = self._limits.more, self._progress
+        counted = (more is None or self.asked < more) and self._outbox.stored(lambda: progress.count(self._study))
+        under_way = self.at_work + len(progress.ready)
+        return counted and (more is not None or progress.settled + progress.others + under_way < progress.total)

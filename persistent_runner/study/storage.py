@@ -122,7 +122,7 @@ def open_study(spec: StudySpec, folder: RunFolder) -> optuna.Study:
     """
     quiet_optuna()
     fingerprint = spec.fingerprint()
-    if folder.fingerprint is None and folder.journal():
+    if folder.fingerprint is None and any(folder.journal()):
         raise ConfigError(
             f"{folder.path} holds the results of a Python study of the same name",
             remedy="Give this one another [study] name, or another --runs-dir.",

@@ -6,7 +6,23 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import burst, logs, noops, objectives, opening, orphans, overhead, readers, survival
+from tests.benchmarks import (
+    begin,
+    burst,
+    busy,
+    day,
+    gaps,
+    logs,
+    many,
+    noops,
+    objectives,
+    opening,
+    orphans,
+    overhead,
+    rate,
+    readers,
+    survival,
+)
 from tests.benchmarks.bars import table, verdict
 from tests.openssh import SSHD, WHY_NOT
 
@@ -17,6 +33,12 @@ BARRED = {
     "noops": (noops, (500, 7), (200, 3)),
     "burst": (burst, (200, 5), (200, 1)),
     "opening": (opening, (9,), (3,)),
+    "begin": (begin, (9,), (3,)),
+    "busy": (busy, (50,), (15,)),
+    "day": (day, ({2: 20.0, 10: 60.0},), ({2: 45.0, 10: 200.0},)),
+    "gaps": (gaps, (30,), (8,)),
+    "many": (many, (10_000, 200), (2_000, 50)),
+    "rate": (rate, (500, 7), (200, 3)),
 }
 OTHERS = ("logs", "orphans", "readers", "survival")
 OVER_OPENSSH = {*BARRED, "logs"}

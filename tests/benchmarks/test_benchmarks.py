@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.benchmarks import (
     bars,
+    begin,
     burst,
+    busy,
+    day,
+    gaps,
     logs,
+    many,
     noops,
     objectives,
     opening,
     orphans,
     overhead,
     plain_ways,
+    rate,
     readers,
+    studies,
     survival,
 )
+from tests.benchmarks.far import far
 from tests.openssh import SSHD, WHY_NOT
 
 if TYPE_CHECKING:
@@ -155,3 +164,59 @@ def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
     late = survival.Row("late", 11.0, "s", most=10)
     *_, last = survival.table([*rows.values(), late]).splitlines()
     assert last.split() == ["late", "11.0", "s", "10", "MISSED"]
+
+
+@over_openssh
+def test_trials_of_a_whole_study_say_when_they_ran(tmp_path: Path) -> None:
+    """One after the other, far away and not sent ahead: between an end and the next begin lies at least a round trip."""
+    study = studies.Study(4, studies.COMMAND.format(seconds=0), "random", stage_ahead="1", is_sent=False)
+    with far(gaps.FAR_AWAY) as place:
+        times = studies.timed(tmp_path / "study", place, study, skip=1)
+        assert len(times.spans) == 3
+        assert min(times.gaps) > gaps.FAR_AWAY
+        assert 0 < times.busy < 1
+        assert gaps.fabrics_share(place, 0.01, 1) < 1
+
+
+@over_openssh
+def test_a_whole_study_has_a_rate(tmp_path: Path) -> None:
+    """All of its trials are complete, and it stands beside the same command run here."""
+    at_once, share = rate.measure(tmp_path, 70, 1)
+    assert at_once.peer is not None
+    assert share.ours == pytest.approx(at_once.ours / at_once.peer[1])
+
+
+def test_a_study_of_many_trials_is_measured_by_size(tmp_path: Path) -> None:
+    """Its trials are there, as if they had been run: in the study, in the journal, in the table."""
+    seen = many.here(tmp_path / "sqlite", "sqlite", 150, 3)
+    assert min(seen.trial, seen.start, seen.table, seen.megabytes) > 0
+    runs = tmp_path / "sqlite/runs/benchmark"
+    assert (runs / "trials.csv").read_text("utf-8").count("COMPLETE") == 153
+    assert (runs / "journal.jsonl").read_text("utf-8").count('"result"') == 153
+    assert many.here(tmp_path / "memory", "in memory", 100, 3).trial > 0
+
+
+@over_openssh
+def test_the_way_to_the_first_trial_is_from_the_platforms_own_word(tmp_path: Path) -> None:
+    """It takes no less than a login and a frame do."""
+    (row,) = begin.measure(tmp_path, 1)
+    assert row.ours > 5 * begin.RTT
+
+
+@over_openssh
+def test_a_trial_beside_a_busy_thread_is_measured_both_ways(tmp_path: Path) -> None:
+    """And the interpreter's turns are as before at the end."""
+    before = sys.getswitchinterval()
+    alone, beside = busy.measure(tmp_path, 2)
+    assert min(alone.ours, beside.ours) > 1000 * busy.RTT
+    assert sys.getswitchinterval() == before
+
+
+def test_a_day_is_really_run_both_ways(tmp_path: Path) -> None:
+    """One lease starts up once, a job for each trial each time; the model says what the README says."""
+    one, each = day.both(tmp_path / "day", 2, 600.0)
+    assert one.whole > day.START_UP + day.TRIALS * 2
+    assert each.whole > day.TRIALS * (day.START_UP + 2)
+    assert min(one.executed, each.executed) >= day.TRIALS * 2
+    assert one.booted > one.executed
+    assert [round(day.modelled(day.MODEL, minutes), 1) for minutes in day.MODEL_MINUTES] == [5.4, 1.9, 1.2]

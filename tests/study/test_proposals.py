@@ -43,7 +43,7 @@ def test_a_grid_is_gone_through(folder: RunFolder) -> None:
     proposals = Proposals(study, folder, designs)
     seen = set()
     for _ in range(12):
-        found = proposals.next()
+        found = proposals.next(is_any_waiting=False)
         assert found is not None
         trial, params = found
         seen.add((params["x"], params["n"]))
@@ -57,7 +57,7 @@ def test_a_design_that_was_enqueued_is_a_parent_too(name: str, folder: RunFolder
     designs = DesignSpace(SPACE)
     study = a_study(name, designs, folder, population_size=4)
     study.enqueue_trial({"x": 0.1, "n": 3})
-    found = Proposals(study, folder, designs).next()
+    found = Proposals(study, folder, designs).next(is_any_waiting=True)
     assert found is not None
     trial, params = found
     assert params == {"x": 0.1, "n": 3}
@@ -70,7 +70,7 @@ def test_what_is_not_allowed_is_told_and_another_design_is_asked_for(folder: Run
     designs = DesignSpace(SPACE, ["x < 0.05"])
     study = a_study("random", designs, folder)
     proposals = Proposals(study, folder, designs)
-    while (found := proposals.next()) is None:
+    while (found := proposals.next(is_any_waiting=False)) is None:
         pass
     assert found[1]["x"] == 0.0
     *before, last = study.trials
@@ -87,9 +87,9 @@ def test_a_sampler_that_finds_nothing_allowed_ends_the_study(
     designs = DesignSpace(SPACE, ["x < 0"])
     proposals = Proposals(a_study("random", designs, folder), folder, designs)
     for _ in range(4):
-        assert proposals.next() is None
+        assert proposals.next(is_any_waiting=False) is None
     with pytest.raises(StudyFailed, match=r"5 designs in a row .* x < 0 \(x = 0\.\d\) does not hold"):
-        proposals.next()
+        proposals.next(is_any_waiting=False)
 
 
 def test_a_baseline_that_failed_is_the_baseline_when_it_runs_again(folder: RunFolder) -> None:
@@ -106,7 +106,8 @@ def test_a_baseline_that_failed_is_the_baseline_when_it_runs_again(folder: RunFo
         study.add_trial(trial)
     put_failed(study, folder)
     proposals = Proposals(study, folder, designs)
-    asked = [found[0] for found in (proposals.next(), proposals.next()) if found is not None]
+    both = [proposals.next(is_any_waiting=True), proposals.next(is_any_waiting=True)]
+    asked = [found[0] for found in both if found is not None]
     assert [Proposals.mark(trial) for trial in asked] == [{"baseline": True}, {}]
     assert retried(folder) == 2
 
@@ -118,8 +119,8 @@ def test_a_condition_without_a_value_is_a_design_that_is_not_allowed(folder: Run
     study = a_study("random", designs, folder)
     proposals = Proposals(study, folder, designs)
     study.enqueue_trial({"x": 0.0})
-    assert proposals.next() is None
+    assert proposals.next(is_any_waiting=True) is None
     assert is_rejected(study.trials[0])
     assert "flap: 1 / x > 0 (x = 0.0) divides by zero" in str(study.trials[0].user_attrs)
     study.enqueue_trial({"x": 0.1})
-    assert proposals.next() is not None
+    assert proposals.next(is_any_waiting=True) is not None

@@ -26,7 +26,7 @@ def test_a_new_folder_has_what_the_readme_says(path) -> None:
     """The first start makes the folder, keeps it out of git, and gives the run a name that later starts keep."""
     with RunFolder(path, "wing") as folder:
         run_id = folder.run_id
-        assert folder.journal() == []
+        assert list(folder.journal()) == []
         assert folder.on_node == f"{HOSTILE}.{run_id}"
     with RunFolder(path, "wing") as folder:
         assert folder.run_id == run_id
@@ -73,7 +73,7 @@ def test_a_damaged_line_is_named(path) -> None:
     with RunFolder(path, "wing") as folder:
         (path / "journal.jsonl").write_text('{"kind": "attempt"}\nrubbish\n{"kind": "attempt"}\n')
         with pytest.raises(ConfigError, match=r"journal\.jsonl, line 2 is damaged"):
-            folder.journal()
+            list(folder.journal())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""How many trials that do nothing pass in a second through a whole study, beside the same command run here and no more.
+
+The study is in memory and its sampler random; each result is in the journal, and each trial has its folder here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.bars import Row
+from tests.benchmarks.far import far, median
+from tests.benchmarks.noops import IN_FLIGHT, PEER, bare
+from tests.benchmarks.studies import Study, leased, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TITLE = "Trials that do nothing, a second, through a whole study; both ends share this machine"
+BAR = 0.25  # of the peer's rate
+LIMIT = 0.5  # a trial starts a supervisor beside the command
+
+
+def measure(folder: Path, trials: int, rounds: int) -> list[Row]:
+    """Return the study's rate and its share of the peer's; they take turns."""
+    ours, peer = [], []
+    study = Study(trials, "true", "random", "in memory", IN_FLIGHT, result="parameters.json")
+    with (
+        far(0.0) as place,
+        leased(folder / "lease", place, IN_FLIGHT, folder / "times") as lease,
+    ):
+        for number in range(rounds):
+            progress, seconds = run(lambda: lease, study, folder / f"round-{number}")
+            assert progress.complete == trials, progress
+            ours.append(trials / seconds)
+            peer.append(bare(trials))
+    shares = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]
+    note = f"median of {rounds} rounds of {trials}, {min(shares):.0%} to {max(shares):.0%}"
+    return [
+        Row(f"{IN_FLIGHT} in flight", median(ours), "/s", None, at_least=True, peer=(PEER, median(peer))),
+        Row("share of the peer's rate", median(shares), "", BAR, at_least=True, limit=LIMIT, note=note),
+    ]
