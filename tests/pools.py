@@ -65,8 +65,8 @@ class Pools:
         )
         activity = Activity()
 
-        def connector(proof: Proof) -> Callable[[Node], Any]:
-            return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).connect
+        def connector(proof: Proof) -> Callable[..., Any]:
+            return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).reach
 
         lease = ClusterLease(
             Access(self.platform, connector, timedelta(seconds=0.02), activity.idle_seconds),

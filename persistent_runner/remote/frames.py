@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from persistent_runner.inputs import SharedFile
 
 Header = dict[str, Any]
 Reply = tuple[Header, bytes]
+Result = TypeVar("Result")
 
 _LENGTHS = struct.Struct(">II")
 _WORTH_PACKING = 512  # bytes
@@ -25,7 +27,10 @@ _WORTH_PACKING = 512  # bytes
 
 @dataclass(frozen=True)
 class Hello:
-    """What an agent says of its node when it starts; `root` is where this run's attempts lie on the node."""
+    """What an agent says of its node when it starts; `root` is where this run's attempts lie on the node.
+
+    `sees_head`: whether it has its home in common with the head node.
+    """
 
     root: str
     host: str
@@ -33,6 +38,7 @@ class Hello:
     boot: str
     epoch: int
     python: str
+    sees_head: bool
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[l
 
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
-    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
+    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python", "sees_head")})
 
 
 def life_of(header: Header, _: bytes) -> Life:
@@ -161,3 +167,24 @@ def exit_of(header: Header, body: bytes) -> Exit:
 
 def _output(entry: Header, data: bytes | None = None) -> OutputFile:
     return OutputFile(entry["path"], entry["size"], entry.get("sha256", ""), entry.get("problem", ""), data)
+
+
+def then(source: Future[Reply], convert: Callable[[Header, bytes], Result]) -> Future[Result]:
+    """Return a future of what `convert` makes of a reply."""
+    target: Future[Result] = Future()
+    target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
+
+    def done(finished: Future[Reply]) -> None:
+        try:
+            result = convert(*finished.result())
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            target.set_exception(error)
+        else:
+            target.set_result(result)
+
+    source.add_done_callback(done)
+    return target
+
+
+def nothing(_header: Header, _body: bytes) -> None:
+    """Make nothing of a reply that only says that it was done."""

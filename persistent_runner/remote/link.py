@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.recovery import recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
+from persistent_runner.remote.frames import (
+    decode,
+    encode,
+    exit_of,
+    life_of,
+    log_pieces,
+    manifest_of,
+    nothing,
+    packed,
+    then,
+)
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import FAULTS, close, translated
@@ -61,6 +71,7 @@ class Link:
     `connect` gives an open Fabric connection, a new one after a drop (ConnectionLost when that fails now). `check` asks
     the platform whether the lease still holds and raises when it does not; it is asked before each try to reconnect.
     `run` names this run's folder on the node; an agent with `run=""` answers pings alone, beside another link's agent.
+    `node` and `head` are the ids of this node and of the head node, by default the same one.
     Any thread may send requests. Futures fail with the error that ended the link for good. `frames_out` and
     `frames_in` count what was sent and received, the agent's hello left out.
     """
@@ -72,6 +83,7 @@ class Link:
         run: str,
         lease: str,
         node: str,
+        head: str | None = None,
         check: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
     ) -> None:
@@ -79,7 +91,8 @@ class Link:
         self._check = check
         self._node = node
         self._patience = patience or Patience()
-        self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
+        self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "head": head or node}
+        self._config["grace"] = self._patience.grace
         self._state = threading.Condition()  # guards what follows, down to `_end`
         self._pending: dict[int, _Request] = {}  # by id, oldest first: all that have no answer
         self._unsent: deque[_Request] = deque()  # of those, the ones that the present channel has not carried yet
@@ -119,6 +132,18 @@ class Link:
     def connection(self) -> Connection | None:
         """The Fabric connection that carries the channel now."""
         return self._connection
+
+    @property
+    def is_up(self) -> bool:
+        """Whether an agent answers now."""
+        return self._ready
+
+    def wait_for_end(self) -> Exception:
+        """Wait until the link has ended for good; return what ended it."""
+        with self._state:
+            self._state.wait_for(lambda: self._end)
+            assert self._end is not None
+            return self._end
 
     def close(self) -> None:
         """End the channel and with it the agent; commands that run go on. Requests without an answer fail."""
@@ -180,7 +205,7 @@ class Link:
 
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Ask for the end of a command's process tree; its exit says when it is gone."""
-        return self._request({"t": "kill", "attempt": attempt, "seq": seq}, _nothing)
+        return self._request({"t": "kill", "attempt": attempt, "seq": seq}, nothing)
 
     def put(
         self,
@@ -206,7 +231,7 @@ class Link:
             "mode": mode,
             "before": {"attempt": before[0], "seq": before[1]} if before else None,
         }
-        return self._request(header, _nothing, data)
+        return self._request(header, nothing, data)
 
     def get(self, path: str, *, offset: int, length: int) -> Future[bytes]:
         """Read a piece of a regular file."""
@@ -221,7 +246,11 @@ class Link:
 
     def drop(self, attempt: str) -> Future[None]:
         """Acknowledge an attempt: all of it is here, its directory on the node goes."""
-        return self._request({"t": "drop", "attempt": attempt}, _nothing)
+        return self._request({"t": "drop", "attempt": attempt}, nothing)
+
+    def busy(self, node: str, *, on: bool) -> Future[None]:
+        """Let this node's dead-man's switch see whether something runs on another one that has a home of its own."""
+        return self._request({"t": "busy", "node": node, "on": on}, nothing)
 
     def ping(self, beat: str | None = None, *, keep: int | None = None, stop: bool = False) -> Future[Life]:
         """Ask for a sign of life, and give one to the lease's dead-man's switch.
@@ -249,7 +278,7 @@ class Link:
                 if self._ready:
                     self._unsent.append(request)
                     self._state.notify_all()
-        return _then(request.future, convert)
+        return then(request.future, convert)
 
     # -- the two threads of the channel
 
@@ -375,24 +404,3 @@ class Link:
             self._state.notify_all()
         for request in left:
             request.future.set_exception(self._end)
-
-
-def _then(source: Future[Reply], convert: Callable[[Header, bytes], Result]) -> Future[Result]:
-    """Return a future of what `convert` makes of a reply."""
-    target: Future[Result] = Future()
-    target.set_running_or_notify_cancel()  # nobody can cancel what a node may be doing
-
-    def done(finished: Future[Reply]) -> None:
-        try:
-            result = convert(*finished.result())
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            target.set_exception(error)
-        else:
-            target.set_result(result)
-
-    source.add_done_callback(done)
-    return target
-
-
-def _nothing(_header: Header, _body: bytes) -> None:
-    return None

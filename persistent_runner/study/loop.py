@@ -179,7 +179,7 @@ class Loop:
 
     def _has_slot(self, ended: int = 0) -> bool:
         """Whether a trial may start now, `ended` being how many of those that run have ended."""
-        room = self._standby.room(1 if self._is_pilot else self._machines.capacity)
+        room = self._standby.room(1 if self._is_pilot else self._machines.capacity())
         return self._at_work - ended < room and not self._is_ending and not self._outbox and self._tenure.has_time
 
     def _may_ask(self) -> bool:

@@ -60,17 +60,20 @@ class Starts:
             self._progress.ready[trial.number] = recorded
 
     def start_ready(self) -> None:
-        """Start the trial that was made ready first; on other machines than those it was meant for, another attempt."""
-        ready = self._progress.ready
-        first = ready.pop(next(iter(ready)))
-        if first.where == self._machines.where():
+        """Start what was made ready for the machine that is free; where nothing was, the first one goes there."""
+        ready, where = self._progress.ready, self._machines.place("", ())
+        first = next((it for it in ready.values() if it.where == where), next(iter(ready.values())))
+        del ready[first.trial.number]
+        if first.where == where:
             self._submit(first)
         else:
+            self.attempts.stays(first.trial.number, first.attempt, where)  # it has begun nowhere
             self.start(first.trial, first.params)
 
     def _recorded(self, trial: optuna.Trial, params: dict[str, Any]) -> Running | None:
         """Return an attempt that this run knows of whatever happens; None where there is no room for that here."""
-        where = self._machines.where()
+        planned = [ready.where for ready in self._progress.ready.values()]
+        where = self._machines.place(self.attempts.place(trial.number), planned)
         attempt = self.attempts.begin(trial.number, where)
         running = Running(trial, attempt, Future(), params, where)
         try:
@@ -85,7 +88,9 @@ class Starts:
         number = running.trial.number
         running.since = time.monotonic()
         try:
-            running.future = self._machines.submit(number, running.attempt, task_of(self._objective, running.trial))
+            running.future = self._machines.submit(
+                number, running.attempt, running.where, task_of(self._objective, running.trial)
+            )
         except DiskFull as full:
             self._no_room(running, full)
             return

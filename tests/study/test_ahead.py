@@ -55,7 +55,7 @@ class Slots(Threads):
         self.most = 0
         self.committed: list[list[int]] = []
 
-    def submit(self, number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
+    def submit(self, number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
         self.committed.append([record["trial"] for record in self._folder.journal() if record["kind"] == "result"])
 
         def counted(work: Any) -> Any:
@@ -68,7 +68,7 @@ class Slots(Threads):
                 with self._lock:
                     self._now -= 1
 
-        return super().submit(number, attempt, counted)
+        return super().submit(number, attempt, where, counted)
 
 
 def slowly(trial: optuna.Trial, _: object) -> float:
@@ -147,6 +147,6 @@ def test_what_was_ready_goes_to_the_next_cluster(stored, folder) -> None:
 
     loop = clusters.loop(stored, folder, objective, capacity=1, limits=Limits(2), ahead=1)
     loop.run()
-    assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 2)]
+    assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 1)]
     assert len(clusters.renewals) == 1
     assert states(stored) == ["COMPLETE", "COMPLETE"]
