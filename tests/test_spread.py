@@ -85,9 +85,7 @@ def test_trials_do_not_share_machines(pools: Pools) -> None:
 
     def end(number: int, future: Future[set[str]]) -> set[str]:
         """Let a trial end; nothing else may be starting, since the command for it takes machines as a trial does."""
-        pool.submit(90 + number, 1, pool.place(), pool.place(), lambda work: work.run(f"touch ../end-{number}")).result(
-            DEADLINE
-        )
+        pool.submit(90 + number, 1, pool.place(), lambda work: work.run(f"touch ../end-{number}")).result(DEADLINE)
         return future.result(DEADLINE)
 
     futures = [start(0), start(1)]

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from persistent_runner.errors import RunnerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -23,6 +25,14 @@ Result = TypeVar("Result")
 
 _LENGTHS = struct.Struct(">II")
 _WORTH_PACKING = 512  # bytes
+
+
+class RequestRefused(RunnerError):
+    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
+
+
+class NoRoom(RequestRefused):
+    """The disk of the node is full."""
 
 
 @dataclass(frozen=True)

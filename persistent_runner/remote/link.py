@@ -14,9 +14,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from persistent_runner.errors import ConnectionLost, RunnerError
+from persistent_runner.errors import ConnectionLost
 from persistent_runner.recovery import recover
 from persistent_runner.remote.frames import (
+    NoRoom,
+    RequestRefused,
     decode,
     encode,
     exit_of,
@@ -55,14 +57,6 @@ class _Request:
     body: bytes
     future: Future[Reply] = field(default_factory=Future)
     on_log: Callable[[int, bytes], None] | None = None
-
-
-class RequestRefused(RunnerError):
-    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
-
-
-class NoRoom(RequestRefused):
-    """The disk of the node is full."""
 
 
 class Link:
