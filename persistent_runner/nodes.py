@@ -69,7 +69,7 @@ class TrialNode:
         self._given_up = False
         self._sees_head = True
         self._connection: Any = None
-        self._shown = threading.Lock()  # of how the head node's switch sees it that something runs here
+        self._telling = threading.Lock()  # of what the head node's switch is told of this one
         self._busy = 0
         self._seen: Future[None] = Future()
         self.link = self._new_link()
@@ -157,7 +157,7 @@ class TrialNode:
         """Return the connection to it, a new one where the last was closed."""
         if self._connection is None or not self._connection.is_connected:
             with self._logins:
-                self._connection = self._lease.connect(self._node)
+                self._connection = self._lease.connect(self._shown() or self._node)
         if self._closed.is_set():  # meanwhile
             self._connection.close()
             raise ConnectionLost(f"{self.name}: the link was closed")
@@ -166,10 +166,13 @@ class TrialNode:
     def _check(self) -> None:
         """Raise where the lease is gone, and AttemptLost where the machine is none of its any more."""
         self._lease.check_machines()
-        if (self._node.instance_id, self._node.started) not in {
-            (node.instance_id, node.started) for node in self._lease.nodes
-        }:
+        if self._shown() is None:
             raise AttemptLost(f"{self.name} is no machine of the cluster any more: what ran there is lost.")
+
+    def _shown(self) -> Node | None:
+        """Return what the platform says of it by now; its address may have come later than it, or be another one."""
+        mine = (self._node.instance_id, self._node.started)
+        return next((node for node in self._lease.nodes if (node.instance_id, node.started) == mine), None)
 
     # -- both
 
@@ -195,7 +198,7 @@ class TrialNode:
         if head is None or self._sees_head:
             yield
             return
-        with self._shown:
+        with self._telling:
             self._busy += 1
             if self._busy == 1:
                 self._seen = head.busy(self._node.instance_id, on=True)
@@ -204,7 +207,7 @@ class TrialNode:
             seen.result()
             yield
         finally:
-            with self._shown:
+            with self._telling:
                 self._busy -= 1
                 if not self._busy:
                     head.busy(self._node.instance_id, on=False)

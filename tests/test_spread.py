@@ -30,6 +30,9 @@ MACHINES = 'sort "$TRIAL_HOSTS" | uniq -c'
         (1, 36, 10, None, 3),
         (1, 36, 10, 2, 2),
         (1, 36, 1, 50, 36),
+        (2, 36, 36, None, 2),
+        (3, 36, 10, None, 9),
+        (3, 36, 10, 7, 7),
         (2, 36, 72, None, 1),
         (2, 36, 37, None, 1),  # 36 + 1 cores take two whole nodes
         (4, 36, 72, None, 2),
