@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from persistent_runner.errors import AttemptLost
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.recovery import Backoff
+from persistent_runner.remote.patience import Patience
 from persistent_runner.runner import _run_trials
 from persistent_runner.study.progress import Limits
 from persistent_runner.study.results import trials_table
@@ -201,6 +203,31 @@ def test_a_machine_that_is_silent_for_a_while(pools: Pools) -> None:
     pools.rescale.faults.order({"what": "ssh", "do": "refuse", "seconds": 0, "machine": 1, "job": lease.job_id})
     all_up(pool, 4)
     assert len(set(held.end(0, 1))) == 2
+
+
+def test_a_machine_that_is_silent_for_too_long(
+    pools: Pools, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ran there is lost and may run elsewhere, while the platform still shows it; when it answers it is used again."""
+    soon = Backoff(first=0.1, most=0.1, total=0.5)
+    monkeypatch.setattr(nodes, "AGAIN", Backoff(first=0.1, most=0.1, total=float("inf")))
+    monkeypatch.setattr(nodes, "Link", functools.partial(nodes.Link, patience=Patience(reconnect=soon)))
+    lease = a_cluster(pools, 2)
+    pool = pools.pool(lease, trial_cores=4)
+    all_up(pool, 2)
+    held, dark = Held(pool), lease.nodes[1].hostname
+    held.start(0, 1)
+    (there,) = (number for number, place in held.places.items() if pool.node(place) == dark)
+    for order in ({"do": "refuse"}, {"do": "drop"}):
+        pools.rescale.faults.order({"what": "ssh", "machine": 1, "job": lease.job_id, **order})
+    with pytest.raises(AttemptLost, match=f"{dark}: "):
+        held.futures[there].result(DEADLINE)
+    assert pool.place(held.places[there]) != held.places[there]
+    assert "The trials run on the other nodes; it is tried again later." in caplog.text
+    pools.rescale.faults.order({"what": "ssh", "do": "refuse", "seconds": 0, "machine": 1, "job": lease.job_id})
+    all_up(pool, 2)
+    held.start(2, where=held.places[there])
+    assert len(set(held.end(2, 1 - there))) == 2
 
 
 def test_the_setup_runs_once_where_all_see_its_files(pools: Pools) -> None:

@@ -79,11 +79,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of the cluster as `instances/` shows it."""
+    """A machine of the cluster as `instances/` shows it; `private_ip` is a name that the SSH servers alone know."""
 
     id: str
     role: str
     private_hostname: str
+    private_ip: str
     started: datetime
     node: Node
 
@@ -148,7 +149,7 @@ class Cluster:
             node = self._site.open_node(self._job, home, self._environment(home, name))
             for fault in self._late:
                 (node.refuse_logins if fault.login else node.refuse)(None)
-            self.machines.append(Machine(machine_id, role, name, self._site.clock.now(), node))
+            self.machines.append(Machine(machine_id, role, name, f"10.0.0.{10 + number}", self._site.clock.now(), node))
             keys = self.folder / f"ssh{number}"
             keys.mkdir()
             (keys / "ssh_host_ed25519_key.pub").write_text(f"{node.host_key}\n", encoding="utf-8")

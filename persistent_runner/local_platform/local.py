@@ -183,7 +183,11 @@ class LocalRescale:
             return lines
 
         def reachable(host: str, port: int) -> int | None:
-            names = {machine.private_hostname: machine.node.port for machine in job.cluster.machines}
+            names = {
+                name: machine.node.port
+                for machine in job.cluster.machines
+                for name in (machine.private_hostname, machine.private_ip)
+            }
             if host in names and port in {22, names[host]}:
                 return names[host]
             return port if host in {"127.0.0.1", "localhost"} and port in names.values() else None
