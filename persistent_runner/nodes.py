@@ -42,6 +42,7 @@ AGAIN = Backoff(first=60.0, most=600.0, total=float("inf"))  # between the tries
 ARRIVAL_SECONDS = 300.0  # for the addresses of all machines to be shown, once the first one is there
 LOOK_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+_OF_THE_LEASE = (LeaseLost, JobStopped)
 
 
 class TrialNode:
@@ -94,7 +95,7 @@ class TrialNode:
     @property
     def is_expected(self) -> bool:
         """Whether what runs here will be heard of, by all that is known."""
-        return not self._given_up
+        return not self._given_up and self.link.wait_for_end(0) is None
 
     @property
     def capacity(self) -> int:
@@ -132,6 +133,7 @@ class TrialNode:
         log.info("%s is ready for %d trials at a time", self.name, self.slots)
         self.ready.set_result(None)
         ended = self.link.wait_for_end()
+        assert ended is not None
         self._give_up(ended)
         raise ended
 
@@ -146,11 +148,11 @@ class TrialNode:
         if self._given_up:
             return
         self._given_up = True
-        if not self._closed.is_set() and not isinstance(error, LeaseLost | JobStopped):  # which the head node tells
+        if not self._closed.is_set() and not isinstance(error, _OF_THE_LEASE):  # which the head node tells
             again = "it is tried again later" if isinstance(error, ConnectionLost) else "it is not used any more"
             log.warning("%s: %s\nThe trials run on the other nodes; %s.", self.name, error, again)
         if not self.ready.done():
-            self.ready.set_exception(self.fault(error))
+            self.ready.set_exception(error if isinstance(error, _OF_THE_LEASE) else self._lost(error))
         self.link.close()
 
     def _connect(self) -> Any:
@@ -212,11 +214,15 @@ class TrialNode:
                 if not self._busy:
                     head.busy(self._node.instance_id, on=False)
 
-    def fault(self, error: BaseException) -> BaseException:
-        """Return what a fault means to an attempt here: only the head node's is one of the whole lease."""
-        if self._head is None or not isinstance(error, ConnectionLost | HostNotProven | PlatformError):
+    def fault(self, error: BaseException, link: Link) -> BaseException:
+        """Return what an error over a link means to an attempt here: only the head node's is one of the whole lease."""
+        if self._head is None or isinstance(error, _OF_THE_LEASE):
             return error
-        return AttemptLost(f"{self.name}: {error}")
+        is_ours = isinstance(error, ConnectionLost | HostNotProven | PlatformError) or error is link.wait_for_end(0)
+        return self._lost(error) if is_ours else error
+
+    def _lost(self, error: BaseException) -> AttemptLost:
+        return error if isinstance(error, AttemptLost) else AttemptLost(f"{self.name}: {error}")
 
     def close(self) -> None:
         """End its agent; what runs goes on."""

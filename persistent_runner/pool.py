@@ -143,7 +143,7 @@ class Pool:
         if node is None:
             future.set_exception(AttemptLost(f"trial {number}: its machine is none of this cluster's"))
             return future
-        ready = node.ready
+        ready, link = node.ready, node.link
         name = f"{number:05d}.{attempt}"
         workdir = self._workdir(node, name, number, folder, self._inputs_root, setup=self._setup)
 
@@ -165,7 +165,7 @@ class Pool:
             except TrialFailed as error:
                 future.set_exception(self._fault_of_a_machine() or error)
             except BaseException as error:  # noqa: BLE001 - the future carries it
-                future.set_exception(node.fault(error))
+                future.set_exception(node.fault(error, link))
             else:
                 future.set_result(result)
             finally:

@@ -266,6 +266,9 @@ def test_a_setup_that_fails_on_one_machine(pools: Pools, caplog: pytest.LogCaptu
     command = 'echo no such package; case "$LOCAL_PLATFORM_MACHINE" in *-node1-*) exit 9;; esac'
     lease = a_cluster(pools, 3, Setup((), command, pools.folder), own_homes={})
     pool = pools.pool(lease, trial_cores=4)
+    waiting = pool.submit(7, 1, pool._nodes.all()[1].where, lambda work: work.run("true"))  # as of an earlier start
+    with pytest.raises(AttemptLost, match="exit code 9"):
+        waiting.result(DEADLINE)
     all_up(pool, 2)
     until(lambda: "it is not used any more" in caplog.text, "the warning")
     assert f"the setup on {lease.nodes[1].hostname}: " in caplog.text

@@ -132,11 +132,10 @@ class Link:
         """Whether an agent answers now."""
         return self._ready
 
-    def wait_for_end(self) -> Exception:
-        """Wait until the link has ended for good; return what ended it."""
+    def wait_for_end(self, seconds: float | None = None) -> Exception | None:
+        """Wait until the link has ended for good; return what ended it, None where it has not within `seconds`."""
         with self._state:
-            self._state.wait_for(lambda: self._end)
-            assert self._end is not None
+            self._state.wait_for(lambda: self._end, seconds)
             return self._end
 
     def close(self) -> None:
