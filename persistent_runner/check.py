@@ -14,7 +14,6 @@ from persistent_runner.lease.guard import Budget
 from persistent_runner.lease.meter import Cost
 from persistent_runner.plan import (
     check_budget,
-    check_fits,
     complete,
     first_parameters,
     load_study,
@@ -64,7 +63,6 @@ def check_study(
     try:
         request = complete(request_of(spec), site)
         quote = quote_of(spec, request, site.platform)
-        check_fits(spec, quote)
         guard = spec_guard(spec, settings)
         budget = Budget(spec.study.max_cost, spec.study.max_time)
         check_budget(spec, quote, guard, budget)

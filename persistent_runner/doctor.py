@@ -21,7 +21,7 @@ from persistent_runner.errors import ConfigError, ConnectionLost, PlatformRefuse
 from persistent_runner.findings import Finding, Findings
 from persistent_runner.lease.platform import LeaseRequest
 from persistent_runner.leasing import lease
-from persistent_runner.plan import check_fits, first_parameters, load_study, quote_of, rehearse, rendered, request_of
+from persistent_runner.plan import first_parameters, load_study, quote_of, rehearse, rendered, request_of
 from persistent_runner.recovery import Backoff
 from persistent_runner.remote import ssh
 from persistent_runner.rescale.client import RescalePlatform
@@ -171,7 +171,6 @@ class Doctor:
         assert self._platform is not None
         with self.findings.looking_at("cluster") as finding:
             quote = quote_of(spec, request, self._platform)
-            check_fits(spec, quote)
             finding.seen = _cluster(request, quote)
         if finding.verdict != "failed":
             self._say(

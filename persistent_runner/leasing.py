@@ -26,7 +26,6 @@ from persistent_runner.lease.settle import Settler, Wanted
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import (
     check_budget,
-    check_fits,
     complete,
     guard_of,
     quote_of,
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.lease.meter import Cost
-    from persistent_runner.remote.node import Node
     from persistent_runner.remote.proof import Proof
     from persistent_runner.settings import Settings
     from persistent_runner.study.run_folder import RunFolder
@@ -159,9 +157,9 @@ class _Desk:
         activity = ssh.Activity()
         proxy = settings.ssh_proxy.get_secret_value() if settings.ssh_proxy else None
 
-        def connector(proof: Proof) -> Callable[[Node], Any]:
+        def connector(proof: Proof) -> Callable[..., Any]:
             # the head node of the `sleep inf` job becomes a Fabric connection here
-            return ssh.Login(site.key, key_name=site.key_name, proof=proof, proxy=proxy, activity=activity).connect
+            return ssh.Login(site.key, key_name=site.key_name, proof=proof, proxy=proxy, activity=activity).reach
 
         access = Access(
             site.platform,
@@ -202,7 +200,6 @@ def leased(
         with interrupts.at_once():
             request = complete(request_of(spec), site)
             quote = quote_of(spec, request, site.platform)
-            check_fits(spec, quote)
             guard = spec_guard(spec, settings)
             max_queue = spec.cluster.max_queue or timedelta(hours=2)
             desk = _Desk.of(site, settings, folder.path, max_queue, interrupts.asked)

@@ -95,18 +95,6 @@ def quote_of(spec: StudySpec, request: LeaseRequest, platform: RescalePlatform) 
         raise ConfigError(placed.message, remedy=f"{error.remedy}\n{placed.remedy}") from None
 
 
-def check_fits(spec: StudySpec, quote: Quote) -> None:
-    """Raise ConfigError for what this version cannot run on the cluster that a study asks for."""
-    cores = spec.trial.cores or spec.cluster.cores
-    if quote.nodes > 1 and cores <= quote.cores_per_node:
-        raise spec.error(
-            ["trial", "cores"],
-            f"{spec.cluster.cores} cores of {spec.cluster.core_type} are {quote.nodes} nodes, and trials of {cores} "
-            "cores, which fit one node, run on the head node only as yet: the others would be idle; ask for "
-            f"{quote.cores_per_node} cores of the cluster or fewer, or let a trial span nodes",
-        )
-
-
 def check_budget(spec: StudySpec, quote: Quote, guard: Guard, budget: Budget) -> None:
     """Raise ConfigError for a `max_cost` that is too small for any cluster, while nothing is spent of it."""
     price, most = quote.price_per_hour, spec.study.max_cost

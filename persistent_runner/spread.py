@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import CommandFailed, CommandTimedOut, ConfigError, NoCapacity
+from persistent_runner.nodes import ARRIVAL_SECONDS, LOOK_SECONDS
 from persistent_runner.remote.node import Span
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ARRIVAL_SECONDS = 300.0  # for the addresses of all machines to be shown, once the first one is there
-LOOK_SECONDS = 5.0
 REACH_SECONDS = 60  # for the head node to log in to all others
 
 _SEE = """
@@ -35,7 +34,7 @@ def machines_of(cores: int, cores_per_node: int) -> int:
 
 
 def trials_at_a_time(nodes: int, cores_per_node: int, cores: int, most: int | None) -> int:
-    """Return how many trials of some cores run together: on the head node, or on whole nodes where one is too small.
+    """Return how many trials of some cores run together: as fit each node, or on whole nodes where one is too small.
 
     ConfigError for a trial that the cluster is too small for.
     """
@@ -45,7 +44,7 @@ def trials_at_a_time(nodes: int, cores_per_node: int, cores: int, most: int | No
             f"a trial of {cores} cores does not fit a cluster of {nodes} x {cores_per_node} cores",
             remedy="Lower the cores of a trial.",
         )
-    fit = cores_per_node // cores if whole == 1 else nodes // whole
+    fit = nodes * (cores_per_node // cores) if whole == 1 else nodes // whole
     return fit if most is None else min(fit, most)
 
 

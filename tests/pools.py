@@ -73,8 +73,8 @@ class Pools:
         )
         activity = Activity()
 
-        def connector(proof: Proof) -> Callable[[Node], Any]:
-            return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).connect
+        def connector(proof: Proof) -> Callable[..., Any]:
+            return self._instead or Login(self._key, key_name="key", proof=proof, activity=activity).reach
 
         lease = ClusterLease(
             Access(self.platform, connector, POLL, activity.idle_seconds),

@@ -39,6 +39,7 @@ FLOORS = {
     "study": 5,
     "rescale": 5,
     "pool": 4,
+    "nodes": 4,
     "spread": 4,
     "lease": 3,
     "remote": 2,

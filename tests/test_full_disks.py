@@ -54,14 +54,14 @@ def loop_on(pool: Pool, study: optuna.Study, folder: RunFolder, objective: Any, 
     """Return a loop whose trials run on a pool."""
     submitted = changes.pop("submitted", [])
 
-    def submit(number: int, attempt: int, task: Any) -> Any:
+    def submit(number: int, attempt: int, where: str, task: Any) -> Any:
         submitted.append((number, attempt))
-        return pool.submit(number, attempt, task)
+        return pool.submit(number, attempt, where, task)
 
     options = {
         "submit": submit,
         "stop_running": pool.stop,
-        "where": lambda: pool.where,
+        "place": pool.place,
         "acknowledge": pool.acknowledge,
         "capacity": 1,
     }
@@ -70,7 +70,7 @@ def loop_on(pool: Pool, study: optuna.Study, folder: RunFolder, objective: Any, 
 
 def root_of(pool: Pool) -> Path:
     """Return the run's folder on the node."""
-    return Path(pool._root)
+    return Path(pool._nodes.head.root)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from persistent_runner.lease.meter import Cost
 from persistent_runner.lease.platform import Quote
 from persistent_runner.plan import (
     check_budget,
-    check_fits,
     first_parameters,
     guard_of,
     load_study,
@@ -227,10 +226,3 @@ def test_a_budget_that_is_too_small_for_any_cluster(tmp_path: Path) -> None:
     check_budget(spec, quote, guard, Budget(0.001, earlier=Cost(60, 60, 0.01, 0.01)))
     check_budget(a_spec(tmp_path, "study.max_cost=0.07"), quote, guard, Budget(0.07))
     check_budget(a_spec(tmp_path), quote, guard, Budget())
-
-
-def test_nodes_that_would_be_idle_are_told_with_their_line(tmp_path: Path) -> None:
-    """The place in study.toml, and what to ask for instead."""
-    spec = a_spec(tmp_path, "cluster.cores=8", "trial.cores=2")
-    with pytest.raises(ConfigError, match=r"--set: \[trial\] cores: 8 cores of emerald are 2 nodes.*ask for 4 cores"):
-        check_fits(spec, Quote(3.6, 2, 4, ()))

@@ -44,7 +44,7 @@ def test_trials_run_together(pools: Pools) -> None:
         work.run(f"touch here; until [ -e ../{other}/here ]; do sleep 0.01; done; echo $TRIAL_NUMBER $LICENCE > out")
         return work.pull("out").read_text()
 
-    futures = [pool.submit(number, 1, task) for number in range(2)]
+    futures = [pool.submit(number, 1, pool.place(), task) for number in range(2)]
     assert [future.result(60) for future in futures] == ["0 1055@host\n", "1 1055@host\n"]
     assert sorted(path.parent.name for path in pools.folder.glob("trials/*/out")) == ["00000", "00001"]
 
@@ -59,8 +59,8 @@ def test_no_two_attempts_share_a_directory(pools: Pools) -> None:
         said = work.run(f"ls; echo {work.attempt} >> out; {wait}pwd; cat out", outputs=["out"]).output
         return [*said.split(), work.pull("out").read_text().strip()]
 
-    futures = [pool.submit(number, 1, task) for number in range(2)]
-    found = [future.result(60) for future in futures] + [pool.submit(0, 2, task).result(60)]
+    futures = [pool.submit(number, 1, pool.place(), task) for number in range(2)]
+    found = [future.result(60) for future in futures] + [pool.submit(0, 2, pool.place(), task).result(60)]
     names = ["00000.1", "00001.1", "00000.2"]
     assert [(*said[:1], *said[2:]) for said in found] == [("parameters.json", name, name) for name in names]
     assert len({said[1] for said in found}) == 3
@@ -70,7 +70,7 @@ def test_an_acknowledged_attempt_leaves_the_node(pools: Pools) -> None:
     """An attempt stays on the node until it is said that its result is safe; others are not touched."""
     pool = pools.pool()
     first, second = (
-        Path(pool.submit(number, 1, lambda work: work.run("mkdir a; pwd").output.strip()).result(60))
+        Path(pool.submit(number, 1, pool.place(), lambda work: work.run("mkdir a; pwd").output.strip()).result(60))
         for number in range(2)
     )
     assert first.is_dir()
@@ -91,7 +91,7 @@ def test_a_hidden_fault_of_the_machine(pools: Pools) -> None:
             return 1.0
         return 0.0
 
-    future = pool.submit(0, 1, task)
+    future = pool.submit(0, 1, pool.place(), task)
     assert begun.wait(DEADLINE)
     pool.stop()
     with pytest.raises(AttemptLost):
@@ -102,7 +102,7 @@ def test_all_cores_by_default(pools: Pools) -> None:
     """Without a word about cores a trial has the whole cluster, so one runs at a time."""
     pool = pools.pool(trial_cores=None)
     assert pool.capacity == 1
-    assert pool.submit(0, 1, lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "2\n"
+    assert pool.submit(0, 1, pool.place(), lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "2\n"
 
 
 def test_setup_once_a_lease(pools: Pools) -> None:
@@ -114,7 +114,9 @@ def test_setup_once_a_lease(pools: Pools) -> None:
     for attempt in (1, 2):
         pool = pools.pool(lease)
         told.append(
-            pool.submit(0, attempt, lambda work: work.run("sh $SETUP_DIR/tool.sh; cat $SETUP_DIR/counter").output)
+            pool.submit(
+                0, attempt, pool.place(), lambda work: work.run("sh $SETUP_DIR/tool.sh; cat $SETUP_DIR/counter").output
+            )
         )
         told[-1].result(60)
         pool.close()
@@ -128,7 +130,7 @@ def test_a_changed_setup_runs(pools: Pools) -> None:
     pools.pool(lease).close()
     lease.setup = Setup((), "echo two > which", pools.folder)
     pool = pools.pool(lease)
-    assert pool.submit(0, 1, lambda work: work.run("cat $SETUP_DIR/which").output).result(60) == "two\n"
+    assert pool.submit(0, 1, pool.place(), lambda work: work.run("cat $SETUP_DIR/which").output).result(60) == "two\n"
 
 
 def test_a_setup_of_which_a_file_changed_runs(pools: Pools) -> None:
@@ -142,7 +144,9 @@ def test_a_setup_of_which_a_file_changed_runs(pools: Pools) -> None:
     seen = []
     for attempt in range(1, 5):
         pool = pools.pool(lease)
-        told = pool.submit(0, attempt, lambda work: work.run("basename $SETUP_DIR; tail -c 1 $SETUP_DIR/which").output)
+        told = pool.submit(
+            0, attempt, pool.place(), lambda work: work.run("basename $SETUP_DIR; tail -c 1 $SETUP_DIR/which").output
+        )
         seen.append(tuple(told.result(60).splitlines()))
         pool.close()
         if attempt == 1:
@@ -169,7 +173,11 @@ def test_a_failed_setup(pools: Pools) -> None:
         pools.pool(lease)
     lease.connection.run("touch mended")
     pool = pools.pool(lease)
-    assert pool.submit(0, 1, lambda work: work.run("basename $SETUP_DIR").output).result(60).startswith("setup-")
+    assert (
+        pool.submit(0, 1, pool.place(), lambda work: work.run("basename $SETUP_DIR").output)
+        .result(60)
+        .startswith("setup-")
+    )
 
 
 def test_stop(pools: Pools) -> None:
@@ -181,7 +189,7 @@ def test_stop(pools: Pools) -> None:
     def task(work: WorkDir) -> None:
         work.run(f"echo {word}; sleep 600", on_line=lambda _: started.wait(DEADLINE))
 
-    futures = [pool.submit(number, 1, task) for number in range(2)]
+    futures = [pool.submit(number, 1, pool.place(), task) for number in range(2)]
     started.wait(DEADLINE)
     pool.stop()
     for future in futures:
@@ -195,7 +203,9 @@ def test_close_with_running_trials(pools: Pools) -> None:
     """Closing leaves no thread behind; what waited learns that the link is gone."""
     pool = pools.pool()
     begun = threading.Event()
-    future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
+    future = pool.submit(
+        0, 1, pool.place(), lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set())
+    )
     assert begun.wait(DEADLINE)
     pool.close()
     with pytest.raises(ConnectionLost, match="the link was closed"):
@@ -211,7 +221,7 @@ def test_the_objectives_own_exception(pools: Pools) -> None:
         raise ZeroDivisionError(work.attempt)
 
     with pytest.raises(ZeroDivisionError, match=r"00004\.2"):
-        pool.submit(4, 2, task).result(60)
+        pool.submit(4, 2, pool.place(), task).result(60)
 
 
 @pytest.mark.parametrize(("what", "error"), [("preempt", LeaseLost), ("stop", JobStopped)])
@@ -220,7 +230,9 @@ def test_the_cluster_is_gone(what: str, error: type[Exception], pools: Pools) ->
     lease = pools.lease()
     pool = pools.pool(lease)
     begun = threading.Event()
-    future = pool.submit(0, 1, lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set()))
+    future = pool.submit(
+        0, 1, pool.place(), lambda work: work.run("echo begun; sleep 600", on_line=lambda _: begun.set())
+    )
     assert begun.wait(DEADLINE)
     pools.rescale.faults.order({"what": what, "job": lease.job_id})
     with pytest.raises(error, match=lease.job_id):
@@ -231,19 +243,19 @@ def test_a_renewed_pool_is_on_other_machines_and_set_up_anew(pools: Pools) -> No
     """The next cluster is another place with a setup of its own; the former one is stopped first."""
     lease = pools.lease(Setup((), "echo x$SETUP_DIR >> counter", pools.folder))  # which knows no earlier setup
     pool = pools.pool(lease)
-    before, job_id = pool.where, lease.job_id
+    before, job_id = pool.place(), lease.job_id
 
     def counted(work: WorkDir) -> str:
         return work.run("cat $SETUP_DIR/counter; pwd").output
 
-    first = pool.submit(0, 1, counted).result(60)
+    first = pool.submit(0, 1, pool.place(), counted).result(60)
     pool.renew(1, 0.0)
     pool.open()
 
     assert pools.platform.state(job_id).stopped
-    assert pool.where != before
-    assert lease.name in pool.where
-    assert pool.submit(0, 2, counted).result(60).splitlines()[0] == "x" == first.splitlines()[0]
+    assert pool.place() != before
+    assert lease.name in pool.place()
+    assert pool.submit(0, 2, pool.place(), counted).result(60).splitlines()[0] == "x" == first.splitlines()[0]
     assert 0 < pool.seconds_left <= 3600
 
 

@@ -30,6 +30,9 @@ MACHINES = 'sort "$TRIAL_HOSTS" | uniq -c'
         (1, 36, 10, None, 3),
         (1, 36, 10, 2, 2),
         (1, 36, 1, 50, 36),
+        (2, 36, 36, None, 2),
+        (3, 36, 10, None, 9),
+        (3, 36, 10, 7, 7),
         (2, 36, 72, None, 1),
         (2, 36, 37, None, 1),  # 36 + 1 cores take two whole nodes
         (4, 36, 72, None, 2),
@@ -58,7 +61,7 @@ def test_a_trial_on_several_machines(pools: Pools) -> None:
     lease = pools.lease(core_type="marble", cores=8)
     pool = pools.pool(lease, trial_cores=6)
     assert pool.capacity == 1
-    task = pool.submit(0, 1, lambda work: work.run(f"echo $TRIAL_CORES; {MACHINES}").output)
+    task = pool.submit(0, 1, pool.place(), lambda work: work.run(f"echo $TRIAL_CORES; {MACHINES}").output)
     cores, listed = task.result(60).split("\n", 1)
     assert cores == "6"
     assert list(machines(listed).values()) in ([4, 2], [2, 4])
@@ -79,13 +82,13 @@ def test_trials_do_not_share_machines(pools: Pools) -> None:
         return set(machines(work.pull("seen").read_text()))
 
     def start(number: int) -> Future[set[str]]:
-        future = pool.submit(number, 1, task)
+        future = pool.submit(number, 1, pool.place(), task)
         assert begun[number].wait(DEADLINE)
         return future
 
     def end(number: int, future: Future[set[str]]) -> set[str]:
         """Let a trial end; nothing else may be starting, since the command for it takes machines as a trial does."""
-        pool.submit(90 + number, 1, lambda work: work.run(f"touch ../end-{number}")).result(DEADLINE)
+        pool.submit(90 + number, 1, pool.place(), lambda work: work.run(f"touch ../end-{number}")).result(DEADLINE)
         return future.result(DEADLINE)
 
     futures = [start(0), start(1)]
@@ -103,19 +106,19 @@ def test_a_later_start_leaves_machines_alone_on_which_something_runs(pools: Pool
     first = pools.pool(lease, trial_cores=8)
     begun = threading.Event()
     script = f"{MACHINES} > seen; echo begun; until [ -e ../end ]; do sleep 0.01; done"
-    first.submit(0, 1, lambda work: work.run(script, outputs=["seen"], on_line=lambda _: begun.set()))
+    first.submit(0, 1, first.place(), lambda work: work.run(script, outputs=["seen"], on_line=lambda _: begun.set()))
     assert begun.wait(DEADLINE)
     first.close()
 
     second = pools.pool(lease, trial_cores=8)
-    other = machines(second.submit(1, 1, lambda work: work.run(MACHINES).output).result(60))
-    second.submit(2, 1, lambda work: work.run("touch ../end")).result(60)
+    other = machines(second.submit(1, 1, second.place(), lambda work: work.run(MACHINES).output).result(60))
+    second.submit(2, 1, second.place(), lambda work: work.run("touch ../end")).result(60)
 
     def joined(work: WorkDir) -> str:
         work.run(script, outputs=["seen"], on_line=lambda _: None)
         return work.pull("seen").read_text()
 
-    assert set(machines(second.submit(0, 1, joined).result(60))).isdisjoint(other)
+    assert set(machines(second.submit(0, 1, second.place(), joined).result(60))).isdisjoint(other)
 
 
 def test_a_worker_that_dies_is_no_fault_of_the_design(pools: Pools) -> None:
@@ -126,8 +129,8 @@ def test_a_worker_that_dies_is_no_fault_of_the_design(pools: Pools) -> None:
     script = "echo begun; ${RESCALE_PREFERRED_REMSH} $(sort -u $TRIAL_HOSTS | grep node1) 'sleep 600'"
 
     with pytest.raises(CommandFailed, match="exit code 3"):  # all machines are there: it is the design's
-        pool.submit(0, 1, lambda work: work.run("exit 3")).result(DEADLINE)
-    lost = pool.submit(1, 1, lambda work: work.run(script, on_line=lambda _: begun.set()))
+        pool.submit(0, 1, pool.place(), lambda work: work.run("exit 3")).result(DEADLINE)
+    lost = pool.submit(1, 1, pool.place(), lambda work: work.run(script, on_line=lambda _: begun.set()))
     assert begun.wait(DEADLINE)
     pools.rescale.faults.order({"what": "worker", "job": lease.job_id})
     with pytest.raises(LeaseLost, match=rf"has lost a machine of its cluster \({worker}\)"):
@@ -135,7 +138,9 @@ def test_a_worker_that_dies_is_no_fault_of_the_design(pools: Pools) -> None:
 
     pool.renew(1, 0)
     pool.open()
-    assert pool.submit(1, 2, lambda work: work.run(f"{MACHINES} | wc -l").output).result(DEADLINE) == "2\n"
+    assert (
+        pool.submit(1, 2, pool.place(), lambda work: work.run(f"{MACHINES} | wc -l").output).result(DEADLINE) == "2\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_machines_that_do_not_work_together(
     pool = pools.pool(lease, trial_cores=8)
     warned = "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     assert said.format(job=lease.job_id.lower()) in warned
-    assert pool.submit(0, 1, lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "8\n"
+    assert pool.submit(0, 1, pool.place(), lambda work: work.run("echo $TRIAL_CORES").output).result(60) == "8\n"
 
 
 @pytest.mark.skipif(not mpi_compiles(), reason="no MPI here (Debian: apt install openmpi-bin libopenmpi-dev)")
@@ -174,7 +179,9 @@ def test_ranks_run_on_the_machines_of_their_trial(pools: Pools, tmp_path: Path) 
         "until [ -e ../here-0 ] && [ -e ../here-1 ]; do sleep 0.1; done; "
         'echo rank \\$OMPI_COMM_WORLD_RANK, \\$OMPI_COMM_WORLD_LOCAL_RANK of its machine"'
     )
-    futures = [pool.submit(number, 1, lambda work: work.run(script, timeout="60s").output) for number in range(2)]
+    futures = [
+        pool.submit(number, 1, pool.place(), lambda work: work.run(script, timeout="60s").output) for number in range(2)
+    ]
     said = [str(future.exception(90) or future.result()) for future in futures]
     for printed in said:
         ranks = [line for line in printed.splitlines() if line.startswith("rank")]  # mpirun warns of its own

@@ -58,12 +58,13 @@ class Staged:
         machines = {
             "submit": self.pool.submit,
             "stop_running": self.pool.stop,
-            "where": lambda: self.pool.where,
+            "place": self.pool.place,
+            "node": self.pool.node,
             "acknowledge": self.pool.acknowledge,
-            "capacity": self.pool.capacity,
+            "capacity": lambda: self.pool.capacity,
             "queues": True,
             "withdraw": self.pool.withdraw,
-            "round_trip": lambda: self.pool.round_trip,
+            "round_trip": self.pool.round_trip,
             "renew": self.pool_renewed,
             "ahead": 1,
         }
@@ -156,7 +157,7 @@ def test_an_interrupt_takes_back_what_waits(staged, folder) -> None:
 
 def withdrawn(staged: Staged) -> bool:
     """Whether a command was claimed for nobody."""
-    exits = Path(staged.pool._root).glob("*/.attempt/0/exit.json")
+    exits = Path(staged.pool._nodes.head.root).glob("*/.attempt/0/exit.json")
     return any("withdrawn" in path.read_text() for path in exits)
 
 

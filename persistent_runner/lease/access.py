@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from persistent_runner.lease.platform import Platform
-    from persistent_runner.remote.node import Node
     from persistent_runner.remote.proof import Proof
 
 
@@ -21,14 +20,15 @@ if TYPE_CHECKING:
 class Access:
     """What every hold on a job needs from outside.
 
-    `connector` gives a function that opens a connection (`is_connected`, `close()`) to a node once that has proven
-    itself, and raises ConnectionLost while it cannot; `idle_seconds` is the time since a command or a transfer of the
-    user's own ended; `poll` the pause between two looks at the platform; `job_url` a job's page, with `{job_id}` in it;
+    `connector` gives a function that opens a connection (`is_connected`, `close()`) to the head node once that has
+    proven itself, or with the head node's connection to another one, and raises ConnectionLost while it cannot;
+    `idle_seconds` is the time since a command or a transfer of the user's own ended; `poll` the pause between two looks
+    at the platform; `job_url` a job's page, with `{job_id}` in it;
     a set `stop` ends every wait but that for the end of a job.
     """
 
     platform: Platform
-    connector: Callable[[Proof], Callable[[Node], Any]]
+    connector: Callable[[Proof], Callable[..., Any]]
     poll: timedelta
     idle_seconds: Callable[[], float]
     max_queue: timedelta = timedelta(hours=2)

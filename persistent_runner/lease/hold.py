@@ -50,7 +50,7 @@ _FREE: frozenset[LeasePhase] = frozenset({"creating", "saved", "submitting"})
 class Hold:
     """One job. `switch` is its dead-man's switch, None where it has none; `record` its entry in the ledger.
 
-    `watch` has what the platform says of it, `phase` what we have done with it.
+    `watch` has what the platform says of it, `phase` what we have done with it, `reach` is the connector's function.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Hold:
             on_pin=lambda machine, keys: self._noted(lambda: record.pin(machine, keys)),
             unverified=guard.unverified,
         )
-        self._connect = access.connector(proof)
+        self.reach = access.connector(proof)
 
     @property
     def job_id(self) -> str:
@@ -170,7 +170,7 @@ class Hold:
                 raise LeaseLost(f"The lease {self.request.name} is not held any more.")
             self.watch.check_launch()  # or a link would start on these machines what it believes to run on the former
             if self.connection is None or not self.connection.is_connected:
-                self.connection = self._connect(self.watch.head_node)
+                self.connection = self.reach(self.watch.head_node)
             return self.connection
 
     def _start_heart(self) -> None:

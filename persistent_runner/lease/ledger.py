@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import tempfile
+import threading
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,6 +89,7 @@ class Record:
     def __init__(self, path: Path, entry: Entry, lock: FileLock) -> None:
         self._path = path
         self._lock = lock
+        self._changing = threading.RLock()
         self.entry = entry
 
     @property
@@ -102,15 +104,18 @@ class Record:
 
     def update(self, **changes: Any) -> None:
         """Record what is new; a closed lease needs its secret and its lock no more."""
-        self.entry = replace(self.entry, **changes, changed=_now())
-        _write(self._path, json.dumps({"version": FORMAT_VERSION, **asdict(self.entry)}, indent=1))
-        if self.entry.state == "closed":
-            self._beside("secret").unlink(missing_ok=True)
-            self.let_go()
+        with self._changing:
+            self.entry = replace(self.entry, **changes, changed=_now())
+            _write(self._path, json.dumps({"version": FORMAT_VERSION, **asdict(self.entry)}, indent=1))
+            if self.entry.state == "closed":
+                self._beside("secret").unlink(missing_ok=True)
+                self.let_go()
 
     def pin(self, machine: str, keys: list[str]) -> None:
-        """Record the host keys of a machine that was proven."""
-        self.update(pins={**self.entry.pins, machine: keys})
+        """Record the host keys of a machine that was proven; not where somebody else may drive the lease by now."""
+        with self._changing:
+            if self._lock.is_locked:
+                self.update(pins={**self.entry.pins, machine: keys})
 
     def keep_secret(self, secret: str) -> None:
         """Write the lease's secret beside the record, for its user alone."""
@@ -119,7 +124,8 @@ class Record:
 
     def let_go(self) -> None:
         """Give the lock up: this process drives the lease no more."""
-        self._lock.release(force=True)
+        with self._changing:
+            self._lock.release(force=True)
         if self.entry.state == "closed":
             with contextlib.suppress(OSError):  # Windows does not delete what another process looks at
                 Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -322,9 +322,10 @@ class ClusterLease:
         """Set, it ends every wait of this lease but that for the end of a job."""
         return self._access.stop
 
-    def connect(self) -> Any:
-        """Return the connection to the head node, a new one where the last was closed; ConnectionLost if it fails."""
-        return self.hold.connect()
+    def connect(self, worker: Node | None = None) -> Any:
+        """Return the connection to the head node, anew where it was closed, or a new one to another; ConnectionLost."""
+        head = self.hold.connect()
+        return head if worker is None else self.hold.reach(worker, head)
 
     def check(self) -> LeaseState:
         """Return what the platform says of the job now; raises as `Watch.check` does."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.local_platform import catalogue, processes
 from persistent_runner.local_platform.between import let_log_in, mpi_on_one_machine
-from persistent_runner.local_platform.fault_kinds import LateSsh, Ssh
+from persistent_runner.local_platform.fault_kinds import LateSsh, OwnHomes, Ssh
 from persistent_runner.local_platform.files import new_id, place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -60,8 +60,8 @@ class Node(Protocol):
 class Site:
     """What all jobs of a platform share.
 
-    `path` is the PATH of the nodes; `open_node` starts the SSH server of one more machine of a job; `finished` is
-    called when a job has ended for good.
+    `path` is the PATH of the nodes; `open_node(job, home, environment)` starts the SSH server of one more machine of a
+    job; `finished` is called when a job has ended for good.
     """
 
     root: Path
@@ -71,7 +71,7 @@ class Site:
     path: str
     base_url: str
     api_key: str
-    open_node: Callable[[VirtualJob], Node]
+    open_node: Callable[[VirtualJob, Path, Mapping[str, str]], Node]
     finished: Callable[[], None]
     faults: Faults
     journal: Journal
@@ -79,11 +79,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of the cluster as `instances/` shows it."""
+    """A machine of the cluster as `instances/` shows it; `private_ip` is a name that the SSH servers alone know."""
 
     id: str
     role: str
     private_hostname: str
+    private_ip: str
     started: datetime
     node: Node
 
@@ -106,9 +107,13 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every process of its machines gets; `RESCALE_*` comes with the login shell."""
+        """What every process of its head node gets; `RESCALE_*` comes with the login shell."""
+        return self._environment(self.home, self.machines[0].private_hostname)
+
+    def _environment(self, home: Path, machine: str) -> dict[str, str]:
         several = mpi_on_one_machine() if _geometry(self._job.request)[0] > 1 else {}
-        return processes.base_environment(self.home, self._job.user, self._path, self._marker) | several
+        common = processes.base_environment(home, self._job.user, self._path, self._marker)
+        return common | several | {processes.MACHINE: f"{self._marker}-{machine}"}
 
     @property
     def _path(self) -> str:
@@ -117,7 +122,10 @@ class Cluster:
     @property
     def _shared(self) -> Path:
         """Where trials run: of several machines in the folder that all of them see."""
-        return self.work if _geometry(self._job.request)[0] == 1 else self.work / "shared"
+        return self._work_of(self.home)
+
+    def _work_of(self, home: Path) -> Path:
+        return home / "work" if _geometry(self._job.request)[0] == 1 else home / "work" / "shared"
 
     def set_up(self, request: JobRequest) -> None:
         """Make the home folder with inputs and login profile, and open the machines."""
@@ -131,21 +139,27 @@ class Cluster:
         self._shared.mkdir(exist_ok=True)
         nodes, _ = _geometry(request)
         self._late = self._site.faults.all_of(LateSsh, self._job)
-        for number in range(nodes):
+        own_homes = self._site.faults.find(OwnHomes, self._job) is not None
+        homes = [self.folder / f"home{number}" if number and own_homes else self.home for number in range(nodes)]
+        for number, home in enumerate(homes):
             role = "CUSTOM" if nodes == 1 else "MPI_SLAVE" if number else "MPI_MASTER"
-            node = self._site.open_node(self._job)
             machine_id = new_id()
             name = f"node{number}-{self._job.id.lower()}" + (f"-{machine_id.lower()}" if self.restarts else "")
+            home.mkdir(exist_ok=True)
+            node = self._site.open_node(self._job, home, self._environment(home, name))
             for fault in self._late:
                 (node.refuse_logins if fault.login else node.refuse)(None)
-            self.machines.append(Machine(machine_id, role, name, self._site.clock.now(), node))
+            self.machines.append(Machine(machine_id, role, name, f"10.0.0.{10 + number}", self._site.clock.now(), node))
             keys = self.folder / f"ssh{number}"
             keys.mkdir()
             (keys / "ssh_host_ed25519_key.pub").write_text(f"{node.host_key}\n", encoding="utf-8")
         if nodes > 1:
             let_log_in(self.home, self.programs, self._job.user, self.machines)
         own = {name: value for job in request.jobanalyses for name, value in (job.env_vars or {}).items()}
-        processes.write_login_profile(self.home, {"PATH": self._path, **self.variables(request), **own})
+        for home in dict.fromkeys(homes):
+            self._work_of(home).mkdir(parents=True, exist_ok=True)
+            of_home = {"PATH": self._path, **self.variables(request), "RESCALE_WORK_PATH": str(self._work_of(home))}
+            processes.write_login_profile(home, of_home | own)
         self._site.journal.write(
             "machines_up",
             job=self._job.id,
@@ -185,7 +199,9 @@ class Cluster:
     def lose_worker(self) -> None:
         """End the last machine, where there is another one than the head node."""
         if len(self.machines) > 1:
-            self.machines.pop().node.close()
+            lost = self.machines.pop()
+            lost.node.close()
+            processes.end_all(f"{self._marker}-{lost.private_hostname}", processes.MACHINE)
 
     def go_dark(self) -> None:
         """End all connections and processes and take no connection; the machines stay what they are."""
@@ -200,8 +216,8 @@ class Cluster:
             machine.node.refuse(0)
 
     def disturb(self, fault: Ssh) -> None:
-        """Let a fault of SSH happen to every machine."""
-        for machine in self.machines:
+        """Let a fault of SSH happen to the machines that it means."""
+        for machine in self.machines if fault.machine is None else self.machines[fault.machine :][:1]:
             if fault.do == "drop":
                 machine.node.drop()
             elif fault.do == "refuse":

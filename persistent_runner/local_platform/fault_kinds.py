@@ -168,11 +168,12 @@ class Instances(Fault):
 class Machines(Fault):
     """The machines are shown oddly, for `seconds` after Executing; absent: for ever.
 
-    `no_public_address`, `no_address`, `no_user`, `shuffled`, `two_masters`, or `port` with the value of `port`.
+    `no_public_address`, `private_workers` (only the head node has one), `no_address`, `no_user`, `shuffled`,
+    `two_masters`, or `port` with the value of `port`.
     """
 
     what: Literal["machines"] = "machines"
-    form: Literal["no_public_address", "no_address", "no_user", "port", "shuffled", "two_masters"]
+    form: Literal["no_public_address", "private_workers", "no_address", "no_user", "port", "shuffled", "two_masters"]
     port: str | int | None = "0"
     seconds: float | None = Field(None, ge=0)
 
@@ -240,6 +241,12 @@ class LateSsh(Fault):
     login: bool = False
 
 
+class OwnHomes(Fault):
+    """Each machine has a home and a work folder of its own, where otherwise all have one in common."""
+
+    what: Literal["own_homes"] = "own_homes"
+
+
 class StopHangs(Fault):
     """A stop is taken, and the job stays Executing or Stopping for `seconds`; absent: until force_stop."""
 
@@ -287,7 +294,7 @@ class Preempt(Action):
 
 
 class Worker(Action):
-    """The last machine of several is gone at once, with its connections, and is shown no more; the job goes on."""
+    """The last machine of several is gone at once, with connections and processes, and is shown no more."""
 
     what: Literal["worker"] = "worker"
 
@@ -307,11 +314,13 @@ class Stop(Action):
 
 class Ssh(Action):
     """SSH of the machines: `drop` all connections, or for `seconds` `refuse` new ones, every key (`login`), or
-    `blackhole` all: connections stay open, new ones are taken, and no byte moves."""  # noqa: D205, D209
+    `blackhole` all: connections stay open, new ones are taken, and no byte moves. With `machine` that of one: 0 is the
+    head node."""  # noqa: D205, D209
 
     what: Literal["ssh"] = "ssh"
     do: Literal["drop", "refuse", "login", "blackhole"]
     seconds: float = Field(3600, ge=0)
+    machine: int | None = Field(None, ge=0)
 
 
 def _leaves(kind: type[Fault]) -> list[type[Fault]]:

@@ -249,7 +249,7 @@ def _instance(job: VirtualJob, machine: Machine) -> dict[str, Any]:
         "username": job.user,
         "publicIp": "127.0.0.1",
         "publicHostname": "localhost",
-        "privateIp": "127.0.0.1",
+        "privateIp": machine.private_ip,
         "privateHostname": machine.private_hostname,
         "sshPort": machine.node.port,
         "isBehindNat": True,

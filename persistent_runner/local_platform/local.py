@@ -21,7 +21,7 @@ from persistent_runner.local_platform.faults import Faults
 from persistent_runner.local_platform.journal import Journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from persistent_runner.local_platform.http import HttpServer
     from persistent_runner.local_platform.job import VirtualJob
@@ -169,7 +169,7 @@ class LocalRescale:
         with self._changed:
             return self._changed.wait_for(condition, timeout)
 
-    def _open_node(self, job: VirtualJob) -> SshNode:
+    def _open_node(self, job: VirtualJob, home: Path, environment: Mapping[str, str]) -> SshNode:
         from persistent_runner.local_platform import processes
         from persistent_runner.local_platform.sshd import NodeSettings
 
@@ -183,14 +183,16 @@ class LocalRescale:
             return lines
 
         def reachable(host: str, port: int) -> int | None:
-            names = {machine.private_hostname: machine.node.port for machine in job.cluster.machines}
+            names = {
+                name: machine.node.port
+                for machine in job.cluster.machines
+                for name in (machine.private_hostname, machine.private_ip)
+            }
             if host in names and port in {22, names[host]}:
                 return names[host]
             return port if host in {"127.0.0.1", "localhost"} and port in names.values() else None
 
-        return self._ssh.open_node(
-            NodeSettings(job.user, job.cluster.home, processes.shell(), job.cluster.environment, public_keys, reachable)
-        )
+        return self._ssh.open_node(NodeSettings(job.user, home, processes.shell(), environment, public_keys, reachable))
 
 
 def serve(

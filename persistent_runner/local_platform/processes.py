@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MARKER = "LOCAL_PLATFORM_JOB"
 """Variable that every process of a job inherits; supervisors leave session and parent, but not their environment."""
 
+MACHINE = "LOCAL_PLATFORM_MACHINE"
+"""The same of one machine of a job."""
+
 _INHERITED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
 
 
@@ -130,13 +133,13 @@ class LoggedCommand:
                 os.killpg(self._process.pid, number)
 
 
-def marked(marker: str) -> list[int]:
+def marked(marker: str, variable: str = MARKER) -> list[int]:
     """Return the ids of the living processes that carry `marker` in their environment.
 
     Linux: `/proc/*/environ`. Elsewhere: what `ps` shows, which is a best effort. A process that cleared its
     environment and left its parent is not found.
     """
-    wanted = f"{MARKER}={marker}"
+    wanted = f"{variable}={marker}"
     own = os.getpid()
     if not Path("/proc/self/environ").exists():
         listing = subprocess.run(["ps", "axEww", "-o", "pid=,command="], capture_output=True, check=False)
@@ -151,13 +154,13 @@ def marked(marker: str) -> list[int]:
     return found
 
 
-def end_all(marker: str, *, deadline: float = 10.0) -> bool:
+def end_all(marker: str, variable: str = MARKER, *, deadline: float = 10.0) -> bool:
     """Kill every process that carries `marker`, those included that are started meanwhile.
 
     `deadline` in seconds. Returns whether none is left.
     """
     until = time.monotonic() + deadline
-    while found := marked(marker):
+    while found := marked(marker, variable):
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -132,6 +132,8 @@ def _odd_machines(fault: Machines, rows: list[Row]) -> list[Row]:
     if fault.form == "two_masters":
         masters = [{**row, "role": "MPI_MASTER"} for row in rows]
         return masters if len(rows) > 1 else [*masters, {**masters[0], "id": f"{rows[0]['id']}x"}]
+    if fault.form == "private_workers":
+        return [rows[0], *({**row, "publicIp": None, "publicHostname": None} for row in rows[1:])]
     changes: Row = {
         "no_public_address": {"publicIp": None, "publicHostname": None},
         "no_address": dict.fromkeys(("publicIp", "publicHostname", "privateIp", "privateHostname")),

@@ -8,6 +8,7 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
     withdraw attempt seq                                                           -> done
     put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes)                                             -> done
+    busy  node on (on a node that does not see this home something runs)           -> done
     ping  beat keep stop                                                           -> done tick ended
 
 An entry of `files` is [path, mode, size], its content in the body; that of a link (by its mode, as in git) is where it
@@ -791,6 +792,7 @@ class Agent(object):
                 "host": socket.gethostname(),
                 "python": sys.version.split()[0],
                 "cores": os.cpu_count() or 1,
+                "sees_head": os.path.isdir(os.path.join(self.lease, self.config["head"], "epoch")),
             }
         )
         while True:
@@ -1176,6 +1178,16 @@ class Agent(object):
 
     def do_drop(self, header: Dict[str, Any], body: bytes) -> Reply:
         shutil.rmtree(plain_path(self.root, header["attempt"]), ignore_errors=True)
+        return {"t": "done"}, b""
+
+    def do_busy(self, header: Dict[str, Any], body: bytes) -> Reply:
+        """Let the switch of this node see that a command runs on another one, which has a home of its own."""
+        entry = plain_path(self.lease, header["node"] + "/running/elsewhere")
+        if header["on"]:
+            os.makedirs(os.path.dirname(entry), exist_ok=True)
+            write_whole(entry, b"")
+        else:
+            remove(entry)
         return {"t": "done"}, b""
 
     def do_ping(self, header: Dict[str, Any], body: bytes) -> Reply:

@@ -9,7 +9,7 @@ import json
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from persistent_runner.errors import RunnerError
 from persistent_runner.remote.agent import packed_body
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Header = dict[str, Any]
 Reply = tuple[Header, bytes]
+Result = TypeVar("Result")
 
 _LENGTHS = struct.Struct(">II")
 
@@ -35,7 +36,10 @@ class NoRoom(RequestRefused):
 
 @dataclass(frozen=True)
 class Hello:
-    """What an agent says of its node when it starts; `root` is where this run's attempts lie on the node."""
+    """What an agent says of its node when it starts; `root` is where this run's attempts lie on the node.
+
+    `sees_head`: whether it has its home in common with the head node.
+    """
 
     root: str
     host: str
@@ -43,6 +47,7 @@ class Hello:
     boot: str
     epoch: int
     python: str
+    sees_head: bool
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def refusal_of(header: Header, node: str) -> RequestRefused:
 
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
-    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
+    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python", "sees_head")})
 
 
 def life_of(header: Header, _: bytes) -> Life:
@@ -177,3 +182,7 @@ def exit_of(header: Header, body: bytes) -> Exit:
 
 def _output(entry: Header, data: bytes | None = None) -> OutputFile:
     return OutputFile(entry["path"], entry["size"], entry.get("sha256", ""), entry.get("problem", ""), data)
+
+
+def nothing(_header: Header, _body: bytes) -> None:
+    """Make nothing of a reply that only says that it was done."""

@@ -49,6 +49,7 @@ class Link:
     `connect` gives an open Fabric connection, a new one after a drop (ConnectionLost when that fails now). `check` asks
     the platform whether the lease still holds and raises when it does not; it is asked before each try to reconnect.
     `run` names this run's folder on the node; an agent with `run=""` answers pings alone, beside another link's agent.
+    `node` and `head` are the ids of this node and of the head node, by default the same one.
     Any thread may send requests. Futures fail with the error that ended the link for good. `frames_out` and
     `frames_in` count what was sent and received, the agent's hello left out. `round_trip` is the shortest time in
     seconds that a sign of life has taken, 0 before the first.
@@ -61,6 +62,7 @@ class Link:
         run: str,
         lease: str,
         node: str,
+        head: str | None = None,
         check: Callable[[], object] = lambda: None,
         patience: Patience | None = None,
     ) -> None:
@@ -68,7 +70,8 @@ class Link:
         self._check = check
         self._node = node
         self._patience = patience or Patience()
-        self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
+        self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "head": head or node}
+        self._config["grace"] = self._patience.grace
         self._state = threading.Condition()  # guards what follows, down to `_end`
         self._pending: dict[int, Request] = {}  # by id, oldest first: all that have no answer
         self._unsent: deque[Request] = deque()  # of those, the ones that the present channel has not carried yet
@@ -110,6 +113,17 @@ class Link:
     def connection(self) -> Connection | None:
         """The Fabric connection that carries the channel now."""
         return self._connection
+
+    @property
+    def is_up(self) -> bool:
+        """Whether an agent answers now."""
+        return self._ready
+
+    def wait_for_end(self, seconds: float | None = None) -> Exception | None:
+        """Wait until the link has ended for good; return what ended it, None where it has not within `seconds`."""
+        with self._state:
+            self._state.wait_for(lambda: self._end, seconds)
+            return self._end
 
     def close(self) -> None:
         """End the channel and with it the agent; commands that run go on. Requests without an answer fail."""
@@ -173,11 +187,11 @@ class Link:
 
     def kill(self, attempt: str, seq: int) -> Future[None]:
         """Ask for the end of a command's process tree; its exit says when it is gone."""
-        return self._request({"t": "kill", "attempt": attempt, "seq": seq}, _nothing)
+        return self._request({"t": "kill", "attempt": attempt, "seq": seq}, frames.nothing)
 
     def withdraw(self, attempt: str, seq: int) -> Future[None]:
         """Ask that a command that waits for a place never starts; one that has begun goes on. Its exit says which."""
-        return self._request({"t": "withdraw", "attempt": attempt, "seq": seq}, _nothing)
+        return self._request({"t": "withdraw", "attempt": attempt, "seq": seq}, frames.nothing)
 
     def put(
         self,
@@ -203,7 +217,7 @@ class Link:
             "mode": mode,
             "before": {"attempt": before[0], "seq": before[1]} if before else None,
         }
-        return self._request(header, _nothing, data)
+        return self._request(header, frames.nothing, data)
 
     def get(self, path: str, *, offset: int, length: int) -> Future[bytes]:
         """Read a piece of a regular file."""
@@ -218,7 +232,11 @@ class Link:
 
     def drop(self, attempt: str) -> Future[None]:
         """Acknowledge an attempt: all of it is here, its directory on the node goes."""
-        return self._request({"t": "drop", "attempt": attempt}, _nothing)
+        return self._request({"t": "drop", "attempt": attempt}, frames.nothing)
+
+    def busy(self, node: str, *, on: bool) -> Future[None]:
+        """Let this node's dead-man's switch see whether something runs on another one that has a home of its own."""
+        return self._request({"t": "busy", "node": node, "on": on}, frames.nothing)
 
     def ping(self, beat: str | None = None, *, keep: int | None = None, stop: bool = False) -> Future[Life]:
         """Ask for a sign of life, and give one to the lease's dead-man's switch.
@@ -379,7 +397,3 @@ class Link:
             self._state.notify_all()
         for request in left:
             request.future.set_exception(self._end)
-
-
-def _nothing(_header: Header, _body: bytes) -> None:
-    return None

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Node:
     """Where to reach a machine.
 
-    `address` and `port` are what a client connects to; `user` is the login; `role` and `started` are the
-    platform's own strings (a changed `instance_id` or `started` means another machine). `hostname` is what the other
-    machines of the cluster call it.
+    `address` and `port` are what a client connects to, `address` is empty where only the cluster's other machines reach
+    it; `user` is the login; `role` and `started` are the platform's own strings (a changed `instance_id` or `started`
+    means another machine). `hostname` is what the other machines of the cluster call it.
     """
 
     instance_id: str
@@ -24,7 +24,7 @@ class Node:
     hostname: str = ""
 
     def __str__(self) -> str:
-        return f"{self.user}@{self.address}:{self.port}"
+        return f"{self.user}@{self.address or self.private_address}:{self.port}"
 
 
 @dataclass(frozen=True)

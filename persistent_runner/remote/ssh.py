@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import shlex
 import socket
 import threading
 import time
+from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from fabric.runners import Remote
 
 from persistent_runner.errors import ConnectionLost, HostNotProven, PlatformRefused
 from persistent_runner.remote import tunnel
+from persistent_runner.remote.activity import Activity
 from persistent_runner.remote.keys import load_key, public_line
 from persistent_runner.remote.proof import Proof, check_secret, machine_of, not_proven
 
@@ -67,32 +68,6 @@ class _Runner(Remote):  # type: ignore[misc]
     def wait(self) -> None:
         while not (self.process_is_finished or self.has_dead_threads):
             self.channel.status_event.wait(0.5)
-
-
-class Activity:
-    """Whether a command or a transfer of the user's own is in flight on the connections that share this."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._in_flight = 0
-        self._ended = -math.inf
-
-    @contextlib.contextmanager
-    def flight(self) -> Iterator[None]:
-        """Within: something is in flight."""
-        with self._lock:
-            self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight -= 1
-                self._ended = time.monotonic()
-
-    def idle_seconds(self) -> float:
-        """Return 0 while something is in flight, then the seconds since the last ended; inf before the first."""
-        with self._lock:
-            return 0.0 if self._in_flight else time.monotonic() - self._ended
 
 
 class _KeyOnly:
@@ -156,7 +131,7 @@ class _Connection(Connection):  # type: ignore[misc]
         self, node: Node, *, dial: Callable[[], Any], identity: _Identity, key: paramiko.PKey, activity: Activity
     ) -> None:
         super().__init__(
-            node.address,
+            node.address or node.private_address,
             user=node.user,
             port=node.port,
             config=Config(
@@ -257,9 +232,29 @@ class Login:
         self._patience = patience.total_seconds()
         self._proxy = proxy
         self._activity = activity or Activity()
-        self._refused_since: float | None = None
+        self._refused_since: dict[str, float] = {}
         self._unproven_since: dict[str, float] = {}
-        self._first = threading.Lock()  # two threads that meet a new machine prove it once
+        self._inside: set[str] = set()  # machines that are reached through the head node, whatever their address
+        self._lock = threading.Lock()
+        self._first: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)  # two threads prove a machine once
+
+    def reach(self, node: Node, head: Connection | None = None) -> Connection:
+        """Return an open connection to the head node, or over the proven `head` to another one, as `connect` does.
+
+        Straight where it has an address of its own, and shows the same host key there as inside the cluster.
+        """
+        machine = machine_of(node)
+        if head is None:
+            return self.connect(node)
+        if node.address and machine not in self._inside:
+            try:
+                self._learn(node, head)
+                return self.connect(node)
+            except (ConnectionLost, HostNotProven) as error:
+                log.info("%s; trying the way through the head node", error)
+        connection = self.connect(node, through=head)
+        self._inside.add(machine)
+        return connection
 
     def connect(self, node: Node, through: Connection | None = None) -> Connection:
         """Return an open Fabric connection to a node, whose host key is proven.
@@ -272,7 +267,7 @@ class Login:
         pinned = self._proof.pins.get(machine)
         if pinned is not None:
             return self._open(node, pinned, through)
-        with self._first:
+        with self._alone_with(machine):
             pinned = self._proof.pins.get(machine)
             if pinned is not None:
                 return self._open(node, pinned, through)
@@ -282,6 +277,26 @@ class Login:
             return self._pinned(connection, machine, [connection.identity.seen])
 
     # -- the first connection to a machine
+
+    def _alone_with(self, machine: str) -> threading.Lock:
+        with self._lock:
+            return self._first[machine]
+
+    def _learn(self, node: Node, head: Connection) -> None:
+        """Pin the host key that a machine shows inside the cluster; no login is needed for that."""
+        machine = machine_of(node)
+        tunnel.check_address(node)
+        with self._alone_with(machine), translated(node):
+            if machine in self._proof.pins:
+                return
+            sock = tunnel.through_head(head, node, CONNECT_SECONDS)
+            transport = _Identity(node, None, self._key_name).transport(sock)
+            try:
+                transport.banner_timeout = CONNECT_SECONDS
+                transport.start_client(timeout=CONNECT_SECONDS)
+                self._proof.pin(machine, [public_line(transport.get_remote_server_key())])
+            finally:
+                transport.close()
 
     def _prove(self, node: Node, machine: str) -> Connection:
         """Prove a machine by the keys in the log, else by the secret, else not at all where that was asked for."""
@@ -354,14 +369,13 @@ class Login:
             if isinstance(error.__cause__, paramiko.AuthenticationException):
                 self._refused(node, error)
             raise
-        self._refused_since = None
+        self._refused_since.pop(machine_of(node), None)
         log.debug("connected to %s", node)
         return connection
 
     def _refused(self, node: Node, error: ConnectionLost) -> None:
         now = time.monotonic()
-        self._refused_since = self._refused_since or now
-        if now - self._refused_since >= self._patience:
+        if now - self._refused_since.setdefault(machine_of(node), now) >= self._patience:
             raise PlatformRefused(
                 f"{node} refuses the SSH key {self._key_name}: {error.__cause__}",
                 remedy="Paste its public half into the profile that the platform's jobs use: " + public_line(self._key),

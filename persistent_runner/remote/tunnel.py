@@ -26,7 +26,7 @@ _LATER = {408, 429}  # what a proxy may answer otherwise the next time, besides 
 
 def check_address(node: Node) -> None:
     """Raise ConnectionLost for an address that Fabric, a proxy or the head node could read as something else."""
-    for address in (node.address, node.private_address or node.address):
+    for address in (node.address or node.private_address, node.private_address or node.address):
         if not re.fullmatch(r"[\w.:%-]+", address, re.ASCII):
             raise ConnectionLost(f"{address!r} is no address of a machine")
 

@@ -163,7 +163,10 @@ class RescalePlatform(Catalogue):
         return lease_state(statuses, clusters)
 
     def nodes(self, job_id: str, *, patient: bool = True) -> list[Node]:
-        """Return the machines that have an address, the head node first; empty while it has none."""
+        """Return the machines that have an address, the head node first; empty while it has none that leads there.
+
+        To another one the head node leads: an address within the cluster is enough.
+        """
         try:
             instances: list[Instance] = self._http.call(Endpoints.instances, patient=patient, job_id=job_id)
         except PlatformRefused as error:
@@ -176,7 +179,7 @@ class RescalePlatform(Catalogue):
         head = _node(heads[0]) if heads else None
         if head is None:
             return []
-        workers = (_node(item) for item in instances if item is not heads[0])
+        workers = (_node(item, is_worker=True) for item in instances if item is not heads[0])
         return [head, *(node for node in workers if node is not None)]
 
     def log(self, job_id: str, *, lines: int = 20) -> str:
@@ -269,11 +272,13 @@ def _compare(asked: JobRequest, saved: Job) -> tuple[tuple[str, ...], tuple[str,
     return tuple(differs), tuple(not_echoed)
 
 
-def _node(instance: Instance) -> Node | None:
+def _node(instance: Instance, *, is_worker: bool = False) -> Node | None:
     """Return where to reach an instance, None while its address, port or user is missing or no such thing."""
     address = instance.public_ip or instance.public_hostname or ""
+    private = instance.private_ip or instance.private_hostname or ""
     port, user = instance.ssh_port or 0, instance.username or ""
-    if not (_ADDRESS.fullmatch(address) and 1 <= port <= 65535 and _USER.fullmatch(user)):
+    leads_there = _ADDRESS.fullmatch(address) or (is_worker and not address and _ADDRESS.fullmatch(private))
+    if not (leads_there and 1 <= port <= 65535 and _USER.fullmatch(user)):
         return None
     return Node(
         instance.id,
@@ -282,6 +287,6 @@ def _node(instance: Instance) -> Node | None:
         user,
         role=instance.role or "",
         started=instance.date_started or "",
-        private_address=instance.private_ip or instance.private_hostname or "",
+        private_address=private,
         hostname=instance.private_hostname or instance.private_ip or address,
     )

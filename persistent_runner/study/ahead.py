@@ -65,7 +65,7 @@ class Ahead:
             return 0
         run, gap = statistics.median(self._runs), self.gap
         was_on, self._is_on = self._is_on, gap > (_STILL_WORTH if self._is_on else WORTH) * run
-        capacity = self._machines.capacity
+        capacity = self._machines.capacity()
         ends = math.ceil(capacity * gap / run) if run else math.inf
         count = int(min(ends, max(capacity, _MOST))) if self._is_on else 0
         if self._is_on and not was_on:

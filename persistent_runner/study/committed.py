@@ -76,7 +76,7 @@ class Results:
             metrics=outcome.metrics if outcome else {},
             failure=failure,
             price=self._machines.price,
-            node=self._machines.node(),
+            node=self._machines.node(running.where),
         )
         values = list(outcome.values) if outcome else None
         result = Result(state, values, facts, outcome.constraints if outcome else constraints or {})

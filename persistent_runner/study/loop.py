@@ -7,7 +7,6 @@ and is the next to be asked, with the same number and parameters.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import logging
 import time
@@ -103,7 +102,14 @@ class Loop:
         self._stopping = Stopping(interrupts, machines.stop_running)
         self.progress = Progress(running=self._running, run=folder.run_id)
         self._ahead = Ahead(ahead, machines)
-        self._starts = Starts(objective, machines, folder, self.progress, self._wait_for_room)
+        self._starts = Starts(
+            objective,
+            machines,
+            folder,
+            self.progress,
+            no_room=self._wait_for_room,
+            is_full=lambda: self._slots.is_full,
+        )
         self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
         self._outbox = Outbox(study, self.progress, machines.most_idle)
         self._results = Results(folder, self._outbox, machines)
@@ -156,10 +162,13 @@ class Loop:
             ended = self._standby.turn(is_ending=self._is_ending, is_idle=not self._running)
             self._fatal = self._fatal or ended
         self._start()
-        if not self._running:
+        if not (self._running or self._starts.sent):
             may_start = bool(self.progress.ready) and self._slots.is_free()
             return self._waits() or may_start or self._slots.may_ask or self._slots.needs_another_cluster
-        self._settle_ended(self._wait())
+        self._ahead.waits()
+        done = self._starts.wait(TURN_SECONDS)
+        self._ahead.wakes(len(done))
+        self._settle_ended(done)
         if self._stopping.takes_too_long(self.progress):
             self._give_all_back()
         self._outbox.deliver()
@@ -167,7 +176,7 @@ class Loop:
 
     def _start(self) -> None:
         """Start what is ready and may start, ask for more, and send ahead what begins later."""
-        while self.progress.ready and self._slots.is_free():
+        while self._starts.unsent and self._slots.is_free():
             self._starts.start_ready()
         most = self._proposals.rejected + REJECTED_A_TURN
         while self._slots.may_ask and self._proposals.rejected < most and self._outbox.stored(self._ask):
@@ -175,22 +184,10 @@ class Loop:
         if self._slots.may_be_ahead:
             self._starts.send_ready()
 
-    def _wait(self) -> set[Future[Any]]:
-        """Wait for a trial to end; return the futures of those that have."""
-        self._ahead.waits()
-        sent = [running for running in self.progress.ready.values() if running.is_sent]
-        futures = [running.future for running in [*self._running.values(), *sent]]
-        done, _ = concurrent.futures.wait(futures, TURN_SECONDS, concurrent.futures.FIRST_COMPLETED)
-        self._ahead.wakes(len(done))
-        for running in sent:
-            if running.future in done:
-                self._starts.has_begun(running)
-        return done
-
     def _settle_ended(self, done: set[Future[Any]]) -> None:
         # what ended with a result frees its slot for good; the next trial need not wait until that is on the disk
         well = sum(future.exception() is None for future in done)
-        while well and self.progress.ready and self._slots.is_free(well):
+        while well and self._starts.unsent and self._slots.is_free(well):
             self._starts.start_ready()
         for number, running in list(self._running.items()):
             if running.future in done:

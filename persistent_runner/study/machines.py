@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,23 +36,25 @@ def _nothing(*_: Any) -> None:
 class Machines:
     """One cluster after the other.
 
-    `submit(number, attempt, task)` runs `task(workdir)` somewhere and gives a future; at most `capacity` at a time.
-    `stop_running()` ends what runs. `acknowledge(number, attempt)` is called when a result is on the disk. `node` and
-    `where` name the machines that attempts run on, for people and among all of all leases; `left` is how many seconds
-    these are there for. `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to
+    `place(before, planned)` chooses where the next attempt is to start, as a name among all of all leases: `before` is
+    where it was started already, which it is joined at if that is still there, `planned` are the places of attempts
+    that have not started; `node(where)` is what people call it. `submit(number, attempt, where, task)` runs
+    `task(workdir)` there and gives a future; at most `capacity()` at a time. `stop_running()` ends what runs.
+    `acknowledge(number, attempt)` is called when a result is on the disk. `left` is how many seconds the machines
+    are there for. `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to
     an end of their own and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
     `price` is that of one trial per hour. While trials wait for another try, the cluster may idle for `most_idle`
-    seconds. With `queues` more than `capacity` may be submitted: those wait on the machines and start there when one
-    ends; `withdraw(number)` lets one fail that has not begun, with AttemptLost. `round_trip` is the way there and
-    back in seconds.
+    seconds. With `queues` more may be submitted, with one argument more: how many trials run there that it waits for
+    one of to end. `withdraw(number)` lets such a one fail with AttemptLost if it has not begun. `round_trip` is the
+    way there and back in seconds.
     """
 
-    submit: Callable[[int, int, Callable[[Any], Any]], Future[Any]]
-    capacity: int
+    submit: Callable[..., Future[Any]]
+    capacity: Callable[[], int]
     stop_running: Callable[[], None]
+    place: Callable[[str, Sequence[str]], str] = lambda _before, _planned: ""
     acknowledge: Callable[[int, int], None] = _nothing
-    node: Callable[[], str] = str
-    where: Callable[[], str] = str
+    node: Callable[[str], str] = str
     left: Callable[[], float] = lambda: math.inf
     renew: Callable[[int, float], None] = _nothing
     saved: Saver = lambda _: {}

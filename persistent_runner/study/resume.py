@@ -41,6 +41,10 @@ class Attempts:
         """Note that an attempt is not over: it goes on where it was started."""
         self._last[number], self._places[number] = attempt, where
 
+    def place(self, number: int) -> str:
+        """Return where the attempt of a trial was started that is not over; empty where there is none."""
+        return self._places.get(number, "")
+
     def begin(self, number: int, where: str) -> int:
         """Return the attempt that a trial begins on these machines: one that is not over, if it was started there.
 

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,6 +45,21 @@ def test_a_record_tells_whose_lease_it_is(tmp_path: Path) -> None:
     record.update(state="closed")
     assert ledger.entries()[0].state == "closed"
     assert ledger.unfinished() == []
+
+
+def test_machines_that_are_proven_at_the_same_time(tmp_path: Path) -> None:
+    """No thread's record undoes another's, and none comes after the lease was let go: it may be somebody else's then."""
+    ledger = Ledger(tmp_path / "ledger")
+    record = ledger.open("a")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(40):
+            pool.submit(record.pin, f"node {number}", ["ssh-ed25519 AAAA"])
+        record.update(state="releasing")
+    (entry,) = ledger.entries()
+    assert (entry.state, len(entry.pins)) == ("releasing", 40)
+    record.let_go()
+    record.pin("late", ["ssh-ed25519 BBBB"])
+    assert ledger.entries() == [entry]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no group and other bits")

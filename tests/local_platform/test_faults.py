@@ -234,7 +234,7 @@ def test_machines_in_odd_forms(client: Client, platform: LocalRescale) -> None:
     assert client.get(path).status_code == 404
     assert odd("instances", seconds=0) == plain
     row = odd("machines", form="no_public_address")[0]
-    assert (row["publicIp"], row["privateIp"]) == (None, "127.0.0.1")
+    assert (row["publicIp"], row["privateIp"]) == (None, "10.0.0.10")
     row = odd("machines", form="no_address")[0]
     assert (row["publicIp"], row["privateIp"], row["privateHostname"]) == (None, None, None)
     assert odd("machines", form="no_user")[0]["username"] is None

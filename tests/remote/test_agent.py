@@ -111,7 +111,7 @@ def talk(
 ) -> list[dict[str, Any]]:
     """Run an agent under a Python until each request has its answer; return the answers by id."""
     program = "import sys,json;exec(compile(sys.argv[1],'agent','exec'));main(json.loads(sys.argv[2]))"
-    config = {"run": of_run, "lease": "l", "node": "n", "grace": 0.3, "nonce": "N"}
+    config = {"run": of_run, "lease": "l", "node": "n", "head": "n", "grace": 0.3, "nonce": "N"}
     process = subprocess.Popen(
         [python, "-IS", "-c", program, SOURCE, json.dumps(config)],
         stdin=subprocess.PIPE,
@@ -274,3 +274,19 @@ def test_an_exit_record_fits_into_its_room(outputs: int, kept: int, tmp_path: Pa
     subprocess.run([sys.executable, "-c", program], check=True)
     assert json.loads(record.read_bytes()) == ended | {"manifest": ended["manifest"][:kept]}
     assert not record.read_bytes().endswith(b" ")
+
+
+def test_what_runs_on_a_node_with_a_home_of_its_own(tmp_path: Path) -> None:
+    """The head node's agent places one entry where the switch looks, and takes it away; it leads nowhere else."""
+
+    def busy(request_id: int, node: str, *, on: bool) -> tuple[dict[str, Any], bytes]:
+        return {"t": "busy", "id": request_id, "node": node, "on": on}, b""
+
+    python, lease = shutil.which("python3") or "python3", tmp_path / ".persistent-runner" / "l"
+    talk(python, tmp_path, [busy(1, "worker", on=True), busy(2, "worker", on=True)])
+    assert [path.name for path in lease.glob("*/running/*")] == ["elsewhere"]
+    talk(python, tmp_path, [busy(1, "worker", on=False), busy(2, "never", on=False)])
+    assert list(lease.glob("*/running/*")) == []
+    answers = talk(python, tmp_path, [busy(1, "../../x", on=True), busy(2, "/x", on=True)])
+    assert [answer["t"] for answer in answers] == ["error", "error"]
+    assert not (tmp_path / "x").exists()

@@ -79,7 +79,7 @@ def test_any_login_shell(shell: str, tmp_path: Path) -> None:
     program = shell.split()
     if shutil.which(program[0]) is None:
         pytest.skip(f"{shell} is not installed")
-    command = bootstrap({"run": "r", "lease": "l", "node": "n", "grace": 1, "nonce": "N"})
+    command = bootstrap({"run": "r", "lease": "l", "node": "n", "head": "n", "grace": 1, "nonce": "N"})
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     ended = subprocess.run([*program, "-c", command], input=b"", capture_output=True, env=environment, check=True)
     frames = ended.stdout.partition(b"\nN\n")[2]
@@ -106,7 +106,7 @@ def test_the_program_is_the_agent() -> None:
 
 def test_the_program_is_small() -> None:
     """The program and its settings fit into a command line; nothing secret stands in it, for `ps` shows it."""
-    command = bootstrap({"run": "r" * 80, "lease": "l" * 100, "node": "n", "grace": 10, "nonce": "N" * 32})
+    command = bootstrap({"run": "r" * 80, "lease": "l" * 100, "node": "n", "head": "n", "grace": 10, "nonce": "N" * 32})
     assert len(command) < 16 * 1024
     settings = json.loads(base64.b64decode(command.rpartition(" ")[2].rstrip("'")))
-    assert set(settings) == {"run", "lease", "node", "grace", "nonce"}
+    assert set(settings) == {"run", "lease", "node", "head", "grace", "nonce"}

@@ -203,6 +203,37 @@ def test_a_worker_through_the_head(cluster: tuple[list[Node], paramiko.PKey, Pat
         login.connect(worker, through=over)
 
 
+def test_a_worker_with_an_address_is_reached_straight(
+    cluster: tuple[list[Node], paramiko.PKey, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its key is the one that it shows inside the cluster; where it has no way in of its own, the head's is taken."""
+    caplog.set_level("INFO")
+    [head, worker], key, root = cluster
+    proof = platform_proof(root)
+    login = Login(key, key_name="x", proof=proof)
+    over = login.reach(head)
+    straight = login.reach(worker, over)
+    assert isinstance(straight.transport.sock, socket.socket)
+    assert proof.pins[machine_of(worker)] == [public_line(straight.transport.get_remote_server_key())]
+    straight.close()
+
+    inside = dataclasses.replace(worker, address="", instance_id="inside")
+    for node in (inside, dataclasses.replace(worker, port=free_port(), private_address=worker.hostname)):
+        connection = Login(key, key_name="x", proof=platform_proof(root)).reach(node, over)
+        assert isinstance(connection.transport.sock, paramiko.Channel)
+        assert connection.run("echo there", hide=True).stdout == "there\n"
+        connection.close()
+    assert caplog.text.count("trying the way through the head node") == 1
+
+    # another machine answers at its address than inside the cluster: nothing is sent there
+    fooled = dataclasses.replace(worker, address="127.0.0.1", port=head.port, private_address=worker.hostname)
+    connection = Login(key, key_name="x", proof=platform_proof(root)).reach(fooled, over)
+    assert isinstance(connection.transport.sock, paramiko.Channel)
+    assert "shows another host key than the proven one" in caplog.text
+    for each in (connection, over):
+        each.close()
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -312,14 +312,19 @@ def test_a_single_instance_is_the_head_whatever_its_role(
 
 
 def test_the_master_comes_first_among_several(script: Script, client: RescalePlatform) -> None:
-    """The order of the list means nothing; a worker without an address is left out."""
+    """The order of the list means nothing; a worker without any address is left out, one inside the cluster will do."""
+    nowhere = dict.fromkeys(("publicIp", "publicHostname", "privateIp", "privateHostname"))
     items = [
         machine(1, "MPI_SLAVE"),
         machine(2, "MPI_SLAVE", publicIp=None, publicHostname=None),
         machine(3, "MPI_MASTER"),
+        machine(4, "MPI_SLAVE", **nowhere),
+        machine(5, "MPI_SLAVE", **nowhere | {"privateIp": "-oProxyCommand=x"}),
+        machine(6, "MPI_SLAVE", publicIp="-oProxyCommand=x"),
     ]
     script.says("GET jobs/x/instances/", Said(body=items))
-    assert [node.instance_id for node in client.nodes("x")] == ["i3", "i1"]
+    found = [(node.instance_id, node.address, node.private_address) for node in client.nodes("x")]
+    assert found == [("i3", "20.0.0.3", "10.0.0.3"), ("i1", "20.0.0.1", "10.0.0.1"), ("i2", "", "10.0.0.2")]
 
 
 def test_two_masters_are_refused_and_none_is_not_there_yet(script: Script, client: RescalePlatform) -> None:

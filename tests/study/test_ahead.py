@@ -15,7 +15,7 @@ from tests.study.test_loop import DEADLINE, Threads, a_loop, press, states, valu
 from tests.study.test_renewal import Clusters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
 
     import optuna
@@ -35,7 +35,7 @@ class Slots(Threads):
         self.most = 0
         self.committed: list[list[int]] = []
 
-    def submit(self, number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
+    def submit(self, number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
         self.committed.append([record["trial"] for record in self._folder.journal() if record["kind"] == "result"])
 
         def counted(work: Any) -> Any:
@@ -48,7 +48,7 @@ class Slots(Threads):
                 with self._lock:
                     self._now -= 1
 
-        return super().submit(number, attempt, counted)
+        return super().submit(number, attempt, where, counted)
 
 
 def slowly(trial: optuna.Trial, _: object) -> float:
@@ -114,6 +114,53 @@ def test_an_interrupt_gives_back_what_was_ready(stored, folder) -> None:
     assert stored.trials[1].params == ready[1]
 
 
+class TwoMachines(Threads):
+    """Two machines, each with room for one trial; `started` has (number, attempt, machine)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[tuple[int, int, str]] = []
+        self.busy: list[str] = []
+
+    def place(self, before: str, planned: Sequence[str]) -> str:
+        return before or min("ab", key=[*self.busy, *planned].count)
+
+    def submit(self, number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
+        self.started.append((number, attempt, where))
+        self.busy.append(where)
+
+        def counted(work: Any) -> Any:
+            try:
+                return task(work)
+            finally:
+                self.busy.remove(where)
+
+        return super().submit(number, attempt, where, counted)
+
+
+def test_what_was_ready_goes_to_the_machine_that_is_free(stored, folder) -> None:
+    """It was meant for the other one and never began there: it keeps its number, and the journal has where it runs."""
+    machines, third = TwoMachines(), threading.Event()
+
+    def objective(trial: optuna.Trial, _: object) -> float:
+        if trial.number == 0:
+            assert third.wait(DEADLINE)
+        elif trial.number == 1:
+            while 2 not in loop.progress.ready:
+                time.sleep(0.01)
+        else:
+            third.set()
+        return value_of(trial, None)
+
+    loop = a_loop(
+        stored, folder, objective, threads=machines, place=machines.place, capacity=2, limits=Limits(3), ahead=1
+    )
+    loop.run()
+    assert machines.started == [(0, 1, "a"), (1, 1, "b"), (2, 1, "b")]
+    recorded = [(it["trial"], it["attempt"], it["where"]) for it in folder.journal() if it["kind"] == "attempt"]
+    assert recorded == [(0, 1, "a"), (1, 1, "b"), (2, 1, "a"), (2, 1, "b")]
+
+
 def test_what_was_ready_goes_to_the_next_cluster(stored, folder) -> None:
     """Machines that are lost take the trials along that were chosen for them; those start on the next ones."""
     clusters = Clusters()
@@ -127,6 +174,6 @@ def test_what_was_ready_goes_to_the_next_cluster(stored, folder) -> None:
 
     loop = clusters.loop(stored, folder, objective, capacity=1, limits=Limits(2), ahead=1)
     loop.run()
-    assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 2)]
+    assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 1)]
     assert len(clusters.renewals) == 1
     assert states(stored) == ["COMPLETE", "COMPLETE"]

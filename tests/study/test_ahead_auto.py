@@ -23,7 +23,7 @@ def ahead(
         setting,
         Machines(
             submit=lambda *_: Future(),
-            capacity=capacity,
+            capacity=lambda: capacity,
             stop_running=lambda: None,
             queues=queues,
             round_trip=lambda: round_trip,

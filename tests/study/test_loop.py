@@ -52,7 +52,7 @@ class Threads:
         self.stopped = threading.Event()
         self.attempts: list[tuple[int, int]] = []
 
-    def submit(self, number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
+    def submit(self, number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
         self.attempts.append((number, attempt))
         return self._pool.submit(task, self)
 
@@ -87,7 +87,10 @@ def a_loop(study: optuna.Study, folder: RunFolder, objective: Callable[..., Any]
     facts = {
         name: changes.pop(name) for name in [field.name for field in dataclasses.fields(Machines)] if name in changes
     }
-    machines = Machines(**{"submit": threads.submit, "stop_running": threads.stop, "capacity": 2} | facts)
+    capacity = facts.pop("capacity", 2)
+    machines = Machines(
+        **{"submit": threads.submit, "stop_running": threads.stop, "capacity": lambda: capacity} | facts
+    )
     options = {
         "machines": machines,
         "folder": folder,

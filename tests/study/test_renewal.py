@@ -50,7 +50,7 @@ class Clusters(Threads):
         return f"cluster {len(self.renewals)}"
 
     def loop(self, study: optuna.Study, folder: RunFolder, objective: Callable[..., Any], **changes: Any) -> Loop:
-        options = {"renew": self.renew, "where": lambda: self.where, "left": lambda: self.left}
+        options = {"renew": self.renew, "place": lambda *_: self.where, "left": lambda: self.left}
         return a_loop(study, folder, objective, threads=self, **(options | changes))
 
 
@@ -302,7 +302,7 @@ def left_running(stored: optuna.Study, folder: RunFolder, where: str) -> None:
         raise KilledError
 
     clusters = Clusters()
-    loop = clusters.loop(stored, folder, value_of, where=lambda: where)
+    loop = clusters.loop(stored, folder, value_of, place=lambda *_: where)
     loop._starts._machines = dataclasses.replace(loop._machines, submit=killed)
     loop._give_all_back = lambda: None  # a killed driver gives nothing back
     with pytest.raises(KilledError):
@@ -321,7 +321,7 @@ def test_an_attempt_on_the_same_machines_is_joined_after_a_restart(stored, folde
             raise AttemptLost("its command was gone")
         return value_of(trial, work)
 
-    clusters.loop(stored, folder, objective, where=lambda: "job-a head 1", capacity=1, limits=Limits(2)).run()
+    clusters.loop(stored, folder, objective, place=lambda *_: "job-a head 1", capacity=1, limits=Limits(2)).run()
 
     assert clusters.attempts == [(0, 1), (0, 2), (1, 1)]
     assert stored.trials[0].params == before
@@ -332,7 +332,7 @@ def test_on_other_machines_the_trial_gets_a_new_attempt(where, stored, folder) -
     """What ran elsewhere cannot be joined: the next attempt has the next number."""
     left_running(stored, folder, "job-a head 1" if where else "")
     clusters = Clusters()
-    clusters.loop(stored, folder, value_of, where=lambda: where, capacity=1, limits=Limits(1)).run()
+    clusters.loop(stored, folder, value_of, place=lambda *_: where, capacity=1, limits=Limits(1)).run()
     assert clusters.attempts == [(0, 2)]
 
 
