@@ -61,7 +61,7 @@ class Staged:
             "place": self.pool.place,
             "node": self.pool.node,
             "acknowledge": self.pool.acknowledge,
-            "capacity": lambda: self.pool.capacity,
+            "capacity": self.pool.capacity,
             "queues": True,
             "withdraw": self.pool.withdraw,
             "round_trip": self.pool.round_trip,
