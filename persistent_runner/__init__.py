@@ -22,8 +22,8 @@
     4  pool.py  spread.py                      trials onto nodes; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh proof keys tunnel by_hand | agent launch frames patience link
-         transfer explain live_log workdir
+    2  remote/   node | ssh proof keys tunnel by_hand | agent launch packing frames patience link
+         lanes flow haul transfer progress explain live_log pushed workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
        portable.py  crash.py  pipes.py  disk.py

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import ConnectionLost, PlatformError, RunnerError
 from persistent_runner.recovery import Backoff
-from persistent_runner.remote.link import Link, RequestRefused
+from persistent_runner.remote.frames import RequestRefused
+from persistent_runner.remote.link import Link
 from persistent_runner.remote.patience import Patience
 
 if TYPE_CHECKING:

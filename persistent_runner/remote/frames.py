@@ -1,15 +1,18 @@
 """What travels between a link and its agent: the frames, and what the agent's answers mean.
 
-A frame is two big-endian 32-bit lengths, a JSON header, and a body that is zlib-compressed where the header has `z`.
+A frame is two big-endian 32-bit lengths, a JSON header, and a body that is compressed where the header has `z`
+(`packing.py`).
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from persistent_runner.errors import RunnerError
+from persistent_runner.remote.packing import ZLIB, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +23,6 @@ Header = dict[str, Any]
 Reply = tuple[Header, bytes]
 
 _LENGTHS = struct.Struct(">II")
-_WORTH_PACKING = 512  # bytes
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Hello:
     boot: str
     epoch: int
     python: str
+    zstd: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,19 @@ class Life:
     ended: str
 
 
-def encode(header: Header, body: bytes = b"") -> bytes:
-    """Return one frame."""
-    if len(body) > _WORTH_PACKING:
-        packed = zlib.compress(body, 1)
-        if len(packed) < len(body):
-            header, body = header | {"z": 1}, packed
+class RequestRefused(RunnerError):
+    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
+
+
+class NoRoom(RequestRefused):
+    """The disk of the node is full."""
+
+
+def encode(header: Header, body: bytes = b"", way: int = ZLIB) -> bytes:
+    """Return one frame, its body compressed in this way where that is worth it."""
+    z, body = pack(body, way)
+    if z:
+        header = header | {"z": z}
     # Not ASCII alone: the node reads names as the bytes that they are, whatever its locale.
     head = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return _LENGTHS.pack(len(head), len(body)) + head + body
@@ -97,7 +107,7 @@ def decode(buffer: bytearray) -> Iterator[Reply]:
         header = json.loads(bytes(buffer[_LENGTHS.size : _LENGTHS.size + head]).decode("utf-8", "replace"))
         content = bytes(buffer[_LENGTHS.size + head : end])
         del buffer[:end]
-        yield header, zlib.decompress(content) if header.get("z") else content
+        yield header, unpack(header.get("z", 0), content)
 
 
 def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[list[Any]], bytes]:
@@ -113,14 +123,45 @@ def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[l
     return entries, b"".join(parts)
 
 
+def get_header(path: str, offset: int, length: int) -> Header:
+    """Return the request for a piece of a file."""
+    return {"t": "get", "path": path, "offset": offset, "length": length}
+
+
+def put_header(
+    path: str, *, offset: int, size: int, sha256: str, mode: int, before: tuple[str, int] | None, between: bool = False
+) -> Header:
+    """Return the request to write a piece of a file; `Link.put` says what it means."""
+    return {
+        "t": "put",
+        "path": path,
+        "offset": offset,
+        "size": size,
+        "sha256": sha256,
+        "mode": mode,
+        "before": {"attempt": before[0], "seq": before[1]} if before else None,
+        "between": between,
+    }
+
+
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
-    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python")})
+    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python", "zstd")})
 
 
 def life_of(header: Header, _: bytes) -> Life:
     """Return what the answer to a ping tells; the switch may be just writing its tick, or may not be there."""
     return Life(int(header["tick"]) if header["tick"].isdecimal() else None, header["ended"])
+
+
+def failure_of(header: Header, node: str) -> RequestRefused | None:
+    """Return the error that an answer tells, if any."""
+    if header["t"] != "error":
+        return None
+    text = f"{node}: {header['text']}"
+    if header["kind"] == "disk":
+        return NoRoom(text, remedy="The disk of the node is full.")
+    return RequestRefused(text)
 
 
 def log_pieces(header: Header, body: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -9,14 +9,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from persistent_runner.errors import ConnectionLost, RunnerError
+from persistent_runner.errors import ConnectionLost
 from persistent_runner.recovery import recover
-from persistent_runner.remote.frames import decode, encode, exit_of, life_of, log_pieces, manifest_of, packed
+from persistent_runner.remote.frames import (
+    decode,
+    encode,
+    exit_of,
+    failure_of,
+    get_header,
+    life_of,
+    log_pieces,
+    manifest_of,
+    packed,
+    put_header,
+)
+from persistent_runner.remote.lanes import Lanes
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.patience import Patience
 from persistent_runner.remote.ssh import FAULTS, close, translated
@@ -47,14 +60,6 @@ class _Request:
     on_log: Callable[[int, bytes], None] | None = None
 
 
-class RequestRefused(RunnerError):
-    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
-
-
-class NoRoom(RequestRefused):
-    """The disk of the node is full."""
-
-
 class Link:
     """One agent on one node, for as long as the node lives.
 
@@ -77,7 +82,7 @@ class Link:
     ) -> None:
         self._connect = connect
         self._check = check
-        self._node = node
+        self.node = node
         self._patience = patience or Patience()
         self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "grace": self._patience.grace}
         self._state = threading.Condition()  # guards what follows, down to `_end`
@@ -91,6 +96,7 @@ class Link:
         self._connection: Connection | None = None
         self._closed = threading.Event()
         self.sharing = threading.Lock()  # held by whoever brings a shared file
+        self.lanes = Lanes()
         self.frames_out = 0
         self.frames_in = 0
         self._reader = threading.Thread(target=self._run, name=f"link {node}", daemon=True)
@@ -112,7 +118,7 @@ class Link:
             raise end
         if hello is None:
             self.close()
-            raise ConnectionLost(f"the agent on {self._node} did not start within {seconds:.0f} s")
+            raise ConnectionLost(f"the agent on {self.node} did not start within {seconds:.0f} s")
         return hello
 
     @property
@@ -192,25 +198,19 @@ class Link:
         sha256: str,
         mode: int,
         before: tuple[str, int] | None = None,
+        between: bool = False,
     ) -> Future[None]:
-        """Write a piece of a file; the last piece checks it and gives it its name. Pieces are sent in order.
+        """Write a piece of a file; the first one begins it, the last one checks it and gives it its name.
 
-        `before` names a command: once that is claimed nothing is written any more.
+        `before` names a command: once that is claimed nothing is written any more. Pieces `between` the first and the
+        last may come in any order.
         """
-        header = {
-            "t": "put",
-            "path": path,
-            "offset": offset,
-            "size": size,
-            "sha256": sha256,
-            "mode": mode,
-            "before": {"attempt": before[0], "seq": before[1]} if before else None,
-        }
+        header = put_header(path, offset=offset, size=size, sha256=sha256, mode=mode, before=before, between=between)
         return self._request(header, _nothing, data)
 
     def get(self, path: str, *, offset: int, length: int) -> Future[bytes]:
         """Read a piece of a regular file."""
-        return self._request({"t": "get", "path": path, "offset": offset, "length": length}, lambda _, body: body)
+        return self._request(get_header(path, offset, length), lambda _, body: body)
 
     def outputs(
         self, attempt: str, patterns: Sequence[str], *, checksums: bool = True
@@ -268,13 +268,16 @@ class Link:
         """Start an agent and read what it sends; return the loss that ended it, raise it where nothing had come."""
         connection = self._connection = self._connect()
         where = f"{connection.user}@{connection.host}:{connection.port}"
+        asked = time.monotonic()
         channel = open_session(connection, where, self._patience.hello)
+        rtt = time.monotonic() - asked
         self._channel = channel
         try:
             if self._closed.is_set():  # close() saw no channel to end
                 raise ConnectionLost("the link was closed")
             hello, rest = start_agent(channel, self._config, where, self._patience.hello)
             log.debug("agent on %s: %s", where, hello)
+            self.lanes.carry(connection, self._config | {"lane": hello.epoch}, self._patience, rtt)
             with self._state:
                 self._hello = hello
                 self._ready = True
@@ -291,6 +294,7 @@ class Link:
             with self._state:
                 self._ready = False
                 self._unsent.clear()
+            self.lanes.cut()
             if not self._closed.is_set():
                 self._hang_up()
             close(channel)
@@ -304,14 +308,14 @@ class Link:
                 self.frames_in += 1
                 self._deliver(header, body)
             try:
-                with translated(self._node):
+                with translated(self.node):
                     data = channel.recv(1 << 18)
             except ConnectionLost as error:
                 if isinstance(error.__cause__, TimeoutError):
-                    raise ConnectionLost(f"{self._node}: silent for {self._patience.dead:g} s") from None
+                    raise ConnectionLost(f"{self.node}: silent for {self._patience.dead:g} s") from None
                 raise
             if not data:
-                raise ConnectionLost(f"{self._node}: the connection ended{what_it_said(channel)}")
+                raise ConnectionLost(f"{self.node}: the connection ended{what_it_said(channel)}")
             buffer += data
 
     def _write(self) -> None:
@@ -331,7 +335,7 @@ class Link:
                 channel.sendall(encode(request.header, request.body))
                 self.frames_out += 1
             except FAULTS as error:
-                log.debug("%s: sending failed: %s", self._node, error)
+                log.debug("%s: sending failed: %s", self.node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again
 
     def _before_reconnect(self, lost: Exception) -> None:
@@ -358,10 +362,8 @@ class Link:
             request = self._pending.pop(header["id"], None)
         if request is None:
             return
-        if header["t"] == "error":
-            text = f"{self._node}: {header['text']}"
-            full = NoRoom(text, remedy="The disk of the node is full.")
-            request.future.set_exception(full if header["kind"] == "disk" else RequestRefused(text))
+        if (error := failure_of(header, self.node)) is not None:
+            request.future.set_exception(error)
         else:
             request.future.set_result((header, body))
 

@@ -25,7 +25,7 @@ from persistent_runner.inputs import LINK_MODE, SharedFile
 from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import failure_of
-from persistent_runner.remote.link import NoRoom, RequestRefused
+from persistent_runner.remote.frames import NoRoom, RequestRefused
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
 from persistent_runner.render import Delimiters
 

@@ -16,7 +16,7 @@ from persistent_runner.errors import AttemptLost, ConfigError, NodeDiskFull
 from persistent_runner.inputs import SHARED_BYTES, SharedFile, shared_file, walk_inputs
 from persistent_runner.remote import agent, transfer
 from persistent_runner.remote.agent import STATIC
-from persistent_runner.remote.link import RequestRefused
+from persistent_runner.remote.frames import RequestRefused
 from tests.remote.conftest import run, until
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ import pytest
 
 from persistent_runner.errors import ConnectionLost, LeaseLost
 from persistent_runner.recovery import Backoff
-from persistent_runner.remote.frames import Life
-from persistent_runner.remote.link import RequestRefused
+from persistent_runner.remote.frames import Life, RequestRefused
 from persistent_runner.remote.patience import Patience
 from tests.remote.conftest import QUICK, processes, run, start, until
 

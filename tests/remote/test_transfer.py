@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from persistent_runner.remote import transfer
-from persistent_runner.remote.link import RequestRefused
+from persistent_runner.remote.frames import RequestRefused
 from tests.remote.conftest import run, start
 
 if TYPE_CHECKING:
