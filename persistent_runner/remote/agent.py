@@ -5,7 +5,7 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
 
     run   attempt seq hash script env cores timeout stall files outputs inline follow seldom  -> logs* exit
     kill  attempt seq                                                              -> done
-    put   path mode offset size sha256 before between, get path offset length, list attempt outputs checksums
+    put   path mode offset size sha256 before parts, get path offset length, list attempt outputs checksums
     drop  attempt (its directory goes, or the file of that name)                   -> done
     ping  beat keep stop                                                           -> done tick ended
 
@@ -61,7 +61,7 @@ FICLONE = 0x40049409  # ioctl of Linux: let a file share another one's blocks un
 COPIED = 1 << 26  # bytes of a copy between two looks whether it is still wanted
 LANE_IDLE = 60.0  # seconds after which a lane that is asked nothing ends
 ZLIB, ZSTD = 1, 2
-SAMPLE, SAMPLE_OF = 1 << 14, 1 << 16  # bytes that tell whether a body shrinks, and of how long ones
+SAMPLE, SAMPLE_OF = 1 << 12, 1 << 16  # bytes that tell whether a body shrinks, and of how long ones
 
 HAS_PROC = os.path.exists("/proc/self/stat")
 
@@ -1109,30 +1109,32 @@ class Agent(object):
             raise ValueError("a newer agent has taken over this node")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         named_by_it = os.path.basename(path) == header["sha256"]  # such a name alone says that a file is whole
-        between = header.get("between", False)
-        is_last = header["offset"] + len(body) == header["size"] and not between
+        parts = header.get("parts", False)  # each is compared by itself, and an empty one gives the name
+        is_last = header["offset"] == header["size"] if parts else header["offset"] + len(body) == header["size"]
+        if parts and body and hashlib.sha256(body).hexdigest() != header["sha256"]:
+            raise ValueError("%s arrived damaged" % header["path"])
         try:
-            with open(part, "r+b" if header["offset"] or between else "wb") as f:
+            with open(part, "r+b" if header["offset"] else "wb") as f:
                 f.seek(header["offset"])
                 f.write(body)
                 if is_last and named_by_it:
                     f.flush()
                     os.fsync(f.fileno())
             if is_last:
-                if sha256(part) != header["sha256"]:
+                if os.path.getsize(part) != header["size"] if parts else sha256(part) != header["sha256"]:
                     raise ValueError("%s arrived damaged" % header["path"])
                 os.chmod(part, header["mode"])
                 os.rename(part, path)
         except FileNotFoundError:  # sent again after a drop, whole already
             if (
-                between
+                not is_last
                 or not header["offset"]
                 or not os.path.exists(path)
                 or not (named_by_it or sha256(path) == header["sha256"])
             ):
                 raise
         except OSError as e:
-            if is_full(e) and not between:
+            if is_full(e) and not parts:
                 remove(part)  # half a file takes the room that others need
             raise
         return {"t": "done"}, b""

@@ -1,4 +1,4 @@
-"""What travels between a link and its agent: the frames, and what the agent's answers mean.
+"""What travels parts a link and its agent: the frames, and what the agent's answers mean.
 
 A frame is two big-endian 32-bit lengths, a JSON header, and a body that is compressed where the header has `z`
 (`packing.py`).
@@ -129,7 +129,7 @@ def get_header(path: str, offset: int, length: int) -> Header:
 
 
 def put_header(
-    path: str, *, offset: int, size: int, sha256: str, mode: int, before: tuple[str, int] | None, between: bool = False
+    path: str, *, offset: int, size: int, sha256: str, mode: int, before: tuple[str, int] | None, parts: bool = False
 ) -> Header:
     """Return the request to write a piece of a file; `Link.put` says what it means."""
     return {
@@ -140,7 +140,7 @@ def put_header(
         "sha256": sha256,
         "mode": mode,
         "before": {"attempt": before[0], "seq": before[1]} if before else None,
-        "between": between,
+        "parts": parts,
     }
 
 

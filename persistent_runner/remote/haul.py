@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persistent_runner.background import in_background
-from persistent_runner.remote.lanes import LaneLost
+from persistent_runner.remote.lanes import SERVER_TAKES, LaneLost
 from persistent_runner.remote.packing import ZLIB
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ class _Haul:
                 return
             if load.next is not None:
                 expected = len(frame) if load.next.body else int(load.next.size * flow.shrunk) + len(frame)
-                ticket = flow.start(expected, 0.0 if load.sent else _LOOK)
+                is_full = load.next.body and load.size + expected > SERVER_TAKES
+                ticket = None if is_full and load.sent else flow.start(expected, 0.0 if load.sent else _LOOK)
                 if ticket is not None:
                     load.sent.append((load.next, ticket))
                     load.next = None
@@ -204,12 +205,9 @@ class _Haul:
         header, body, size = lane.receive()
         piece, ticket = load.sent.popleft()
         sends = bool(piece.body)
-        flow = self._ways.flow
-        flow.end(ticket, ticket.size if sends else size)
+        self._ways.flow.end(ticket, ticket.size if sends else size, piece.size)
         if error := self._ways.failure_of(header):
             raise error
-        if not sends and piece.size:
-            flow.shrunk += (min(1.0, size / piece.size) - flow.shrunk) / 4
         if not sends and header.get("z") == ZLIB and self._started < self._most:
             self._start_worker()  # one process there compresses less than the line takes
         with self._sink:
@@ -224,6 +222,11 @@ class _Load:
     def __init__(self) -> None:
         self.sent: deque[tuple[Piece, Ticket]] = deque()
         self.next: Piece | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes are on their way."""
+        return sum(ticket.size for _, ticket in self.sent)
 
     def unload(self, flow: Flow) -> list[Piece]:
         """Give back the room of what is on its way, and return all that has not arrived."""

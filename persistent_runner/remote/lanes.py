@@ -9,6 +9,7 @@ speed alone, since all that it carries can go over another one or the link's own
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import struct
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 ON_ONE_CONNECTION = 4
 """sshd has 10 sessions on a connection, and 7 are ours: two agents, one command of the user's, and so many lanes."""
+SERVER_TAKES = 2 << 20
+"""Bytes that OpenSSH takes ahead on a channel: more would wait here, and answers with it."""
 AT_MOST = 2 * ON_ONE_CONNECTION  # with a second connection
 IDLE_SECONDS = 60  # after which the node ends a lane
 LONG_RTT = 0.08  # seconds from which on sending needs more than four times 2 MB on the way
@@ -62,7 +65,9 @@ class Lane:
         return not (self._channel.closed or self._channel.eof_received or self._channel.recv_ready())
 
     def frame(self, header: Header, body: bytes) -> bytes:
-        """Return a request as it goes over this lane."""
+        """Return a request as it goes over this lane; what it sends gets its checksum."""
+        if body:
+            header = header | {"sha256": hashlib.sha256(body).hexdigest()}
         return encode(header | {"id": 0, "pack": self.pack}, body, self.pack)
 
     def send(self, frame: bytes) -> None:
@@ -184,7 +189,9 @@ class Lanes:
             connection = self._second_connection(connection)
         where = f"{connection.user}@{connection.host}:{connection.port}"
         seconds = self._patience.hello
+        asked = time.monotonic()
         channel = open_session(connection, where, seconds, window=MOST, packet=_PACKET)
+        self._hear(time.monotonic() - asked)
         try:
             hello, rest = start_agent(channel, self._config, where, seconds)
         except BaseException:
@@ -192,6 +199,11 @@ class Lanes:
             raise
         channel.settimeout(self._patience.dead)
         return Lane(channel, rest, where, slot, zstd=hello.zstd and packing.zstd() is not None)
+
+    def _hear(self, rtt_seconds: float) -> None:
+        """Take the shortest round trip: a new session is one, and sometimes the server is busy."""
+        with self._lock:
+            self._rtt = self.there.rtt_seconds = self.back.rtt_seconds = min(self._rtt, rtt_seconds)
 
     def _second_connection(self, first: Connection) -> Connection:
         with self._dialling:

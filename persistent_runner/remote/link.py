@@ -198,14 +198,14 @@ class Link:
         sha256: str,
         mode: int,
         before: tuple[str, int] | None = None,
-        between: bool = False,
+        parts: bool = False,
     ) -> Future[None]:
-        """Write a piece of a file; the first one begins it, the last one checks it and gives it its name.
+        """Write a piece of a file; the last piece checks it and gives it its name. Pieces are sent in order.
 
-        `before` names a command: once that is claimed nothing is written any more. Pieces `between` the first and the
-        last may come in any order.
+        `before` names a command: once that is claimed nothing is written any more. With `parts` each piece has its own
+        checksum, and the first one alone goes ahead of the others; an empty one at the end gives the name.
         """
-        header = put_header(path, offset=offset, size=size, sha256=sha256, mode=mode, before=before, between=between)
+        header = put_header(path, offset=offset, size=size, sha256=sha256, mode=mode, before=before, parts=parts)
         return self._request(header, _nothing, data)
 
     def get(self, path: str, *, offset: int, length: int) -> Future[bytes]:

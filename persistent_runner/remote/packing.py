@@ -15,7 +15,7 @@ ZLIB, ZSTD = 1, 2
 
 _WORTH = 512  # bytes
 _LONG = 1 << 16  # bytes from which on a sample is looked at first
-_SAMPLE = 1 << 14  # bytes
+_SAMPLE = 1 << 12  # bytes
 _SHRUNK = 0.9  # of its size: a sample that stays above is not worth the work
 
 

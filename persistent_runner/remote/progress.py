@@ -21,11 +21,14 @@ _SHORT = 2.0  # seconds before there is anything to say
 class Progress:
     """One file of `size_bytes`; within it `text` says how far it is, and is empty while that is not worth a word.
 
-    `clock` gives seconds. What takes less than EVERY leaves nothing in the log.
+    In the log it stands behind `whose`. `clock` gives seconds. What takes less than EVERY leaves nothing in the log.
     """
 
-    def __init__(self, name: str, size_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, name: str, size_bytes: int, whose: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._name = name
+        self._whose = f"{whose}: " if whose else ""
         self._size = size_bytes
         self._clock = clock
         self._done = 0
@@ -57,4 +60,4 @@ class Progress:
         )
         if now - self._logged >= EVERY:
             self._logged = now
-            log.info("%s", self.text)
+            log.info("%s%s", self._whose, self.text)

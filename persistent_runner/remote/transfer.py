@@ -6,11 +6,13 @@ arrived does not come again, whatever drops on the way.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import deque
 from typing import TYPE_CHECKING
 
+from persistent_runner.background import in_background
 from persistent_runner.crash import crash_point
 from persistent_runner.disk import sync_folder
 from persistent_runner.errors import ConfigError, ResultMissing
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
-    from typing import BinaryIO
+    from typing import Any, BinaryIO
 
     from persistent_runner.inputs import SharedFile
     from persistent_runner.remote.flow import Flow
@@ -35,6 +37,7 @@ IN_FLIGHT = 16  # requests on the way together: 4 MB, which fills 40 MB/s at 100
 LANE_BYTES = 4 << 20  # from which on a file is worth lanes
 _READ_ONLY = 0o400
 _PATIENCE = 0.5  # seconds between two looks whether a file that another trial sends is still needed
+_SYNCED = 32 << 20  # bytes of a file between two calls of the disk
 _READERS = 3  # lanes that read together where the node compresses with zlib
 
 
@@ -53,9 +56,8 @@ def fetch(link: Link, attempt: str, output: OutputFile, target: Path, progress: 
                     sink.take(piece)
             else:
                 _fetch_long(link, path, output, sink)
-            file.flush()
-            os.fsync(file.fileno())
-        _compare(sink.found.hexdigest(), output.sha256, path)
+            found = sink.finish()
+        _compare(found, output.sha256, path)
         part.replace(target)
         sync_folder(target.parent)
         crash_point("renamed")
@@ -72,7 +74,8 @@ class _Sink:
         self._progress = progress
         self._size = 0
         self._early: dict[int, bytes] = {}  # by offset
-        self.found = hashlib.sha256()
+        self._found = hashlib.sha256()
+        self._syncing: Future[None] | None = None
 
     def put(self, offset: int, data: bytes) -> None:
         self._early[offset] = data
@@ -81,10 +84,26 @@ class _Sink:
 
     def take(self, data: bytes) -> None:
         self._file.write(data)
-        self.found.update(data)
+        if (self._size + len(data)) // _SYNCED > self._size // _SYNCED:
+            self._sync()
+        self._found.update(data)
         self._size += len(data)
         self._progress.add(len(data))
         crash_point("piece-written")
+
+    def _sync(self) -> None:
+        """Have the disk begin: what it has by then the end need not wait for."""
+        self._file.flush()
+        if self._syncing is None or self._syncing.done():
+            self._syncing = in_background(functools.partial(os.fsync, self._file.fileno()), "sync")
+
+    def finish(self) -> str:
+        """Wait until the disk has all of it; return its hash."""
+        if self._syncing is not None:
+            self._syncing.exception()  # of the same disk: the next call says it
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._found.hexdigest()
 
 
 def _compare(found: str, expected: str, path: str) -> None:
@@ -149,7 +168,7 @@ def send(
     progress: Progress | None = None,
 ) -> None:
     """Bring bytes to the node as `path` below the run's folder, unless the command `before` was claimed already."""
-    pieces = (data[offset : offset + PIECE] for offset in range(0, max(len(data), 1), PIECE))
+    pieces = _cut(data, _piece_of(link, len(data)))
     checksum = hashlib.sha256(data).hexdigest()
     with progress or Progress(path.partition("/")[2], len(data)) as shown:
         _send(link, path, pieces, size=len(data), checksum=checksum, mode=mode, before=before, progress=shown)
@@ -159,12 +178,12 @@ def share(
     link: Link,
     files: Iterable[SharedFile],
     check: Callable[[], None],
-    shown: Callable[[Progress], Progress] = lambda progress: progress,
+    progress: Callable[[str, int], Progress] = Progress,
 ) -> None:
     """Bring to the node what it does not have of these files, each once, where each attempt's copy is made from.
 
-    `check` is called now and then, and raises to give up; `shown` gets the progress of each. ConfigError for a file
-    that changes meanwhile.
+    `check` is called now and then, and raises to give up; `progress` makes that of each, of its name
+    and size. ConfigError for a file that changes meanwhile.
     """
     wanted = {file.sha256: file for file in files}
     while not link.sharing.acquire(timeout=_PATIENCE):  # trials that start together need the same files
@@ -175,22 +194,35 @@ def share(
         for name, file in wanted.items():
             size = file.size_bytes
             if there.get(name) != size:
-                pieces = _unchanged(file, check)
-                with shown(Progress(file.source.name, size)) as progress:
+                pieces = _unchanged(file, _piece_of(link, size), check)
+                with progress(file.source.name, size) as shown:
                     path = f"{STATIC}/{name}"
-                    _send(link, path, pieces, size=size, checksum=name, mode=_READ_ONLY, progress=progress)
+                    _send(link, path, pieces, size=size, checksum=name, mode=_READ_ONLY, progress=shown)
     finally:
         link.sharing.release()
 
 
-def _unchanged(file: SharedFile, check: Callable[[], None]) -> Iterator[bytes]:
+def _piece_of(link: Link, size: int) -> Callable[[], int]:
+    """Return what gives the size of the next piece of a file."""
+    return (lambda: PIECE) if size < LANE_BYTES else (lambda: link.lanes.there.piece)
+
+
+def _cut(data: bytes, piece_size: Callable[[], int]) -> Iterator[bytes]:
+    view, offset = memoryview(data), 0
+    while offset == 0 or offset < len(data):
+        piece = bytes(view[offset : offset + piece_size()])
+        yield piece
+        offset += max(1, len(piece))
+
+
+def _unchanged(file: SharedFile, piece_size: Callable[[], int], check: Callable[[], None]) -> Iterator[bytes]:
     """Yield a file in pieces; the last one only where all of it is still what its hash was taken of."""
     found, left = hashlib.sha256(), file.size_bytes
     try:
         with file.source.open("rb") as source:
             while left:
                 check()
-                piece = source.read(min(PIECE, left))
+                piece = source.read(min(piece_size(), left))
                 found.update(piece)
                 left -= len(piece)
                 if not piece or (not left and found.hexdigest() != file.sha256):
@@ -214,22 +246,21 @@ def _send(
     before: tuple[str, int] | None = None,
     progress: Progress,
 ) -> None:
-    def put(offset: int, data: bytes, *, between: bool = False) -> Future[None]:
-        return link.put(
-            path, data, offset=offset, size=size, sha256=checksum, mode=mode, before=before, between=between
-        )
-
+    whole: dict[str, Any] = {"size": size, "mode": mode, "before": before}
     if size < LANE_BYTES:
         waiting: deque[Future[None]] = deque()
         offset = 0
         for piece in pieces:
             if len(waiting) == IN_FLIGHT:
                 waiting.popleft().result()
-            waiting.append(put(offset, piece))
+            waiting.append(link.put(path, piece, offset=offset, sha256=checksum, **whole))
             offset += len(piece)
         for left in waiting:
             left.result()
         return
+
+    def put(offset: int, data: bytes) -> Future[None]:
+        return link.put(path, data, offset=offset, sha256=hashlib.sha256(data).hexdigest(), parts=True, **whole)
 
     first = next(pieces)
     begun = put(0, first)
@@ -238,13 +269,12 @@ def _send(
         begun.result()  # it makes the file that all others write to; lanes are opened meanwhile
         offset = len(first)
         for data in pieces:
-            header = put_header(path, offset=offset, size=size, sha256=checksum, mode=mode, before=before, between=True)
-            yield Piece(header, len(data), data)
+            yield Piece(put_header(path, offset=offset, sha256="", parts=True, **whole), len(data), data)
             offset += len(data)
 
     try:
         haul(
-            _ways(link, link.lanes.there, lambda piece: put(piece.header["offset"], piece.body, between=True)),
+            _ways(link, link.lanes.there, lambda piece: put(piece.header["offset"], piece.body)),
             further(),
             lambda piece, _: progress.add(piece.size),
             lanes=link.lanes.to_send,
@@ -253,4 +283,4 @@ def _send(
     except NoRoom:
         link.drop(path + ".part").result()  # half a file takes the room that others need
         raise
-    put(size, b"").result()  # compares the checksum and gives the name
+    link.put(path, b"", offset=size, sha256=checksum, parts=True, **whole).result()

@@ -26,6 +26,7 @@ from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import failure_of
 from persistent_runner.remote.frames import NoRoom, RequestRefused
+from persistent_runner.remote.progress import Progress
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, pushed
 from persistent_runner.render import Delimiters
 
@@ -104,6 +105,7 @@ class WorkDir:
         self._running: int | None = None
         self._dead: Exception | None = None
         self._live = live_log.LiveLog(folder, 0)
+        self._progress = Progress("", 0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,8 +114,11 @@ class WorkDir:
 
     @property
     def last_line(self) -> str:
-        """The last line that its commands have printed so far, about a second old; empty before there is one."""
-        return self._live.last_line
+        """What is to be seen of it now: how far a big file is on its way, else the last line of its commands.
+
+        That is about a second old, and empty before there is one.
+        """
+        return self._progress.text or self._live.last_line
 
     @property
     def connection(self) -> Connection:
@@ -271,10 +276,17 @@ class WorkDir:
                 room -= len(data)
                 along.append((path, data, mode))
             else:
-                transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+                transfer.send(
+                    self._link,
+                    f"{self.attempt}/{path}",
+                    data,
+                    mode,
+                    before=(self.attempt, seq),
+                    progress=self._shown(path, len(data)),
+                )
         ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "absent":  # the first trial that needs them, or the node has lost them
-            transfer.share(self._link, shared, self.check)
+            transfer.share(self._link, shared, self.check, self._shown)
             ended = self._once(seq, on_line, files=along, **command)
         reason = {
             "killed": "was stopped",
@@ -370,10 +382,14 @@ class WorkDir:
 
     def _fetch(self, output: OutputFile, target: Path) -> None:
         try:
-            transfer.fetch(self._link, self.attempt, output, target)
+            transfer.fetch(self._link, self.attempt, output, target, self._shown(output.path, output.size_bytes))
         except OSError as error:
             self._dead = self._refusal(error, output.size_bytes)
             raise self._dead from None
+
+    def _shown(self, name: str, size_bytes: int) -> Progress:
+        self._progress = Progress(name, size_bytes, self._label)
+        return self._progress
 
     def _problem_here(self, name: str) -> str:
         """Return why a file of the node cannot be kept here under its name; empty when it can."""

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,15 +146,15 @@ class _Connection:
             return self.dials_at
         return min((at for way in self.ways if (at := way.wakes_at(now)) is not None), default=None)
 
-    def turn(self, readable: set[int], writable: set[int], now: float) -> None:
+    def turn(self, readable: list[object], writable: list[object], now: float) -> None:
         """Do what is due; OSError when either end is gone."""
         if self.back is None and self.dials_at <= now:
             far = _tuned(socket.create_connection(self.target, timeout=5))
             self.there.sink, self.back = far, _Way(far, self.near, self.narrow_back, self.delay)
         for way in self.ways:
-            if way.source.fileno() in readable:
+            if way.source in readable:
                 way.take()
-            if way.sink is not None and (not way.blocked or way.sink.fileno() in writable):
+            if way.sink is not None and (not way.blocked or way.sink in writable):
                 way.give(time.monotonic())
 
     def close(self) -> None:
@@ -180,13 +180,14 @@ def _serve(host: str, port: int, rtt_seconds: float, bits_per_second: float) -> 
     while True:
         now = time.monotonic()
         ways = [way for connection in connections for way in connection.ways]
-        reads = [0, listener.fileno(), *(way.source.fileno() for way in ways if way.takes(now))]
-        writes = [way.sink.fileno() for way in ways if way.blocked and way.sink is not None]
+        # sockets and not their numbers: one that is closed leaves its number to the next
+        reads: list[Any] = [sys.stdin, listener, *(way.source for way in ways if way.takes(now))]
+        writes: list[Any] = [way.sink for way in ways if way.blocked]
         wakes = [at for connection in connections if (at := connection.wakes_at(now)) is not None]
         # select and not epoll: its time-out has microseconds
-        found = select.select(reads, writes, [], max(0.0, min(wakes) - now) if wakes else None)
-        readable, writable, now = set(found[0]), set(found[1]), time.monotonic()
-        if 0 in readable:
+        readable, writable, _ = select.select(reads, writes, [], max(0.0, min(wakes) - now) if wakes else None)
+        now = time.monotonic()
+        if sys.stdin in readable:
             return
         for connection in list(connections):
             try:
@@ -198,7 +199,7 @@ def _serve(host: str, port: int, rtt_seconds: float, bits_per_second: float) -> 
                 if connection.is_over:
                     connection.close()
                     connections.remove(connection)
-        if listener.fileno() in readable:
+        if listener in readable:
             with contextlib.suppress(OSError):
                 near = _tuned(listener.accept()[0])
                 connections.append(_Connection(near, (host, port), rtt_seconds / 2, *narrow))
