@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.2  # seconds between two looks whether it is over
 _BY_LINK = 64  # pieces that go over the link's own channel before lanes are asked for again
-_TOGETHER = 8  # of these
+_TOGETHER, _CAREFULLY = 16, 2  # of these, and on a connection that ends all the time: a drop sends all of them again
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,12 @@ class _Haul:
     def by_link(self) -> None:
         """Carry some pieces over the link's own channel."""
         waiting: deque[tuple[Piece, Future[bytes] | Future[None]]] = deque()
+        together = _TOGETHER if self._ways.lanes.are_refused else _CAREFULLY
         for _ in range(_BY_LINK):
             piece = self._next()
             if piece is None:
                 break
-            if len(waiting) == _TOGETHER:
+            if len(waiting) == together:
                 self._arrived(*waiting.popleft())
             waiting.append((piece, self._ways.by_link(piece)))
         for entry in waiting:

@@ -142,6 +142,12 @@ class Lanes:
         _hang_up(second)
 
     @property
+    def are_refused(self) -> bool:
+        """Whether the machine gives none, though the connection holds."""
+        with self._lock:
+            return bool(self._refused) and not self._taken
+
+    @property
     def to_send(self) -> int:
         """How many lanes fill the line with what is sent."""
         return AT_MOST if self._rtt >= LONG_RTT else ON_ONE_CONNECTION
@@ -167,7 +173,8 @@ class Lanes:
             log.debug("no lane: %s", error)
             with self._lock:
                 self._taken.discard(slot)
-                self._refused[slot] = time.monotonic() + _REFUSED_SECONDS
+                if connection.is_connected:
+                    self._refused[slot] = time.monotonic() + _REFUSED_SECONDS
             return None
 
     def give(self, lane: Lane) -> None:

@@ -163,9 +163,9 @@ def send(
     path: str,
     data: bytes,
     mode: int,
+    progress: Progress | None = None,
     *,
     before: tuple[str, int] | None = None,
-    progress: Progress | None = None,
 ) -> None:
     """Bring bytes to the node as `path` below the run's folder, unless the command `before` was claimed already."""
     pieces = _cut(data, _piece_of(link, len(data)))

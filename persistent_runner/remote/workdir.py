@@ -276,14 +276,8 @@ class WorkDir:
                 room -= len(data)
                 along.append((path, data, mode))
             else:
-                transfer.send(
-                    self._link,
-                    f"{self.attempt}/{path}",
-                    data,
-                    mode,
-                    before=(self.attempt, seq),
-                    progress=self._shown(path, len(data)),
-                )
+                shown = self._shown(path, len(data))
+                transfer.send(self._link, f"{self.attempt}/{path}", data, mode, shown, before=(self.attempt, seq))
         ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "absent":  # the first trial that needs them, or the node has lost them
             transfer.share(self._link, shared, self.check, self._shown)
