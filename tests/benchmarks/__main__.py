@@ -6,10 +6,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import logs, noop, orphans, readers, survival
+from tests.benchmarks import bars, logs, noop, orphans, readers, survival, transfers
 from tests.openssh import SSHD, WHY_NOT
 
-NAMES = ("logs", "noop", "orphans", "readers", "survival")
+NAMES = ("logs", "noop", "orphans", "readers", "survival", "transfers")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: noop)")
@@ -30,6 +30,9 @@ with tempfile.TemporaryDirectory() as folder:
             print(survival.table(survival.measure(Path(folder), 6 if options.quick else 40)))
         elif SSHD is None:
             parser.exit(2, f"It is measured over OpenSSH: {WHY_NOT}\n")
+        elif name == "transfers":
+            rows = transfers.measure(Path(folder), transfers.QUICK if options.quick else transfers.Size())
+            print(bars.table("big files over a long line", rows), bars.verdict(rows), sep="\n")
         elif name == "logs":
             commands, lines = (8, 20) if options.quick else (64, 100)
             print(logs.table(logs.measure(Path(folder), commands, lines), commands))
