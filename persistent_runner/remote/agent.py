@@ -350,20 +350,48 @@ def manifest_of(folder: str, patterns: List[str], checksums: bool = True) -> Lis
 # ---------------------------------------------------------------- packing
 
 
-def program_zstd(option: str, data: bytes) -> bytes:
-    return subprocess.run(["zstd", "-q", "-c", option], input=data, stdout=subprocess.PIPE, check=True).stdout
+def library_zstd() -> Any:
+    """(compress, decompress) of the system's libzstd, called directly: a program for each piece would cost more."""
+    import ctypes
+
+    lib = ctypes.CDLL("libzstd.so.1")
+    size, text = ctypes.c_size_t, ctypes.c_char_p
+    lib.ZSTD_compressBound.argtypes, lib.ZSTD_compressBound.restype = [size], size
+    lib.ZSTD_compress.argtypes, lib.ZSTD_compress.restype = [text, size, text, size, ctypes.c_int], size
+    lib.ZSTD_decompress.argtypes, lib.ZSTD_decompress.restype = [text, size, text, size], size
+    lib.ZSTD_getFrameContentSize.argtypes, lib.ZSTD_getFrameContentSize.restype = [text, size], ctypes.c_ulonglong
+    lib.ZSTD_isError.argtypes, lib.ZSTD_isError.restype = [size], ctypes.c_uint
+
+    def made(buffer: Any, count: int) -> bytes:
+        if lib.ZSTD_isError(count):
+            raise ValueError("zstd cannot read what came")
+        return ctypes.string_at(buffer, count)
+
+    def compress(data: bytes) -> bytes:
+        buffer = ctypes.create_string_buffer(lib.ZSTD_compressBound(len(data)))
+        return made(buffer, lib.ZSTD_compress(buffer, len(buffer), data, len(data), 1))
+
+    def decompress(data: bytes) -> bytes:
+        whole = lib.ZSTD_getFrameContentSize(data, len(data))
+        if whole > 1 << 30:
+            raise ValueError("zstd cannot read what came")
+        buffer = ctypes.create_string_buffer(whole + 1)
+        return made(buffer, lib.ZSTD_decompress(buffer, whole, data, len(data)))
+
+    return compress, decompress
 
 
 def find_zstd() -> Any:
-    """(compress, decompress) of Python 3.14 or by the program; None where the node has neither."""
+    """(compress, decompress) of Python 3.14 or of the system's library; None where the node has neither."""
     try:
         zstd = __import__("compression.zstd", fromlist=["zstd"])
         return lambda data: zstd.compress(data, 1), zstd.decompress
     except ImportError:
         pass
-    if not shutil.which("zstd"):
+    try:
+        return library_zstd()
+    except (ImportError, OSError, AttributeError):
         return None
-    return lambda data: program_zstd("-1", data), lambda data: program_zstd("-d", data)
 
 
 def pack(body: bytes, zstd: Any = None) -> Tuple[int, bytes]:

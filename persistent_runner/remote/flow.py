@@ -11,16 +11,17 @@ import threading
 import time
 from dataclasses import dataclass
 
-FIRST = 4 << 20  # bytes, before anything is known
+FIRST = 3 << 20  # bytes, before anything is known
 MOST = 64 << 20  # bytes
 _LEAST = 1 << 17  # bytes
 _PIECE_LEAST, _PIECE_MOST = 1 << 16, 1 << 20  # bytes of a file
 _PIECE_ON_LINE = 1 << 19  # bytes at most of a piece on the line
-_PIECES = 16  # that fill the window together
+_PIECES = 12  # that fill the window together
 _AHEAD = 1.5  # times what the line holds
 _GROWING = 3.0  # the same while the rate still grows with it
 _GROWN = 1.25  # a rate that grew by less has met the line's
 _FLAT = 2  # rounds without growth
+_LONGER, _SERVICE = 1.25, 0.01  # times the round trip, and seconds: what a piece takes beside is not the line's
 _FADING = 1 - 1 / 256  # what a rate that is not reached any more counts after another round
 
 
@@ -94,5 +95,5 @@ class Flow:
             self._flat += 1
         self._round_ends = self._arrived
         ahead = _GROWING if self._flat < _FLAT else _AHEAD
-        wanted = ahead * self._rate * max(self.rtt_seconds, self._shortest)
+        wanted = ahead * self._rate * min(self._shortest, _LONGER * self.rtt_seconds + _SERVICE)
         self.window = int(min(MOST, max(_LEAST, wanted)))

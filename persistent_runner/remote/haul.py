@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.background import in_background
 from persistent_runner.remote.lanes import SERVER_TAKES, LaneLost
-from persistent_runner.remote.packing import ZLIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,7 +208,7 @@ class _Haul:
         self._ways.flow.end(ticket, ticket.size if sends else size, piece.size)
         if error := self._ways.failure_of(header):
             raise error
-        if not sends and header.get("z") == ZLIB and self._started < self._most:
+        if not sends and header.get("z") and self._started < self._most:
             self._start_worker()  # one process there compresses less than the line takes
         with self._sink:
             if not self._stopped.is_set():

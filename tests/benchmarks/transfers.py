@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from persistent_runner.inputs import SharedFile
 from persistent_runner.remote import packing, transfer
-from persistent_runner.remote.agent import STATIC
+from persistent_runner.remote.agent import STATIC, find_zstd
 from persistent_runner.remote.link import Link
 from persistent_runner.remote.ssh import Login, load_key
 from tests.benchmarks.bars import Row
@@ -65,7 +65,7 @@ def measure(folder: Path, size: Size) -> list[Row]:
         files = Path(place)
         rows = [row for rtt in GET_BARS for row in _fast(server, files, rtt, size)]
         rows += _text(server, files, size, zstd=False)
-        if packing.zstd() and shutil.which("zstd"):
+        if packing.zstd() and find_zstd():
             rows += _text(server, files, size, zstd=True)
         return [*rows, *_beside(server, files, size)]
 

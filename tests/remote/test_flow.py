@@ -7,8 +7,8 @@ import os
 
 import pytest
 
+from persistent_runner.remote import agent, packing
 from persistent_runner.remote import flow as flow_module
-from persistent_runner.remote import packing
 from persistent_runner.remote.flow import Flow, Ticket
 from persistent_runner.remote.progress import EVERY, Progress
 
@@ -78,3 +78,18 @@ def test_progress(caplog: pytest.LogCaptureFixture) -> None:
             "trial 3: mesh: 20 of 100 MB, 2.0 MB/s, about 40s left"
         ]
     assert shown.text == ""
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 600, os.urandom(100_000), b"1.5, 2.5\n" * 50_000], ids=len)
+def test_zstd_of_both_ends(body: bytes) -> None:
+    """What one end packs the other one unpacks, and damage is an error there."""
+    ours, theirs = packing.zstd(), agent.find_zstd()
+    if ours is None or theirs is None:
+        pytest.skip("needs zstandard (or Python 3.14) and libzstd")
+    compress, decompress = theirs
+    assert decompress(ours.pack(body)) == body
+    assert ours.unpack(compress(body)) == body
+    z, packed = agent.pack(body, theirs)
+    assert packing.unpack(z, packed) == body
+    with pytest.raises(ValueError, match="cannot read"):
+        decompress(b"damaged" * 10)
