@@ -38,7 +38,6 @@ ON_ONE_CONNECTION = 4
 SERVER_TAKES = 2 << 20
 """Bytes that OpenSSH takes ahead on a channel: more would wait here, and answers with it."""
 AT_MOST = 2 * ON_ONE_CONNECTION  # with a second connection
-IDLE_SECONDS = 60  # after which the node ends a lane
 LONG_RTT = 0.08  # seconds from which on sending needs more than four times 2 MB on the way
 _REFUSED_SECONDS = 60.0  # before a refused lane is asked for again
 _PACKET = 1 << 17  # bytes

@@ -13,7 +13,7 @@ import pytest
 
 from persistent_runner.errors import ConfigError, ResultMissing
 from persistent_runner.inputs import SharedFile
-from persistent_runner.remote import flow, lanes, packing, transfer
+from persistent_runner.remote import agent, flow, lanes, packing, transfer
 from persistent_runner.remote.agent import STATIC
 from persistent_runner.remote.frames import NoRoom, RequestRefused
 from tests.openssh import SSHD, WHY_NOT, openssh
@@ -307,3 +307,14 @@ def test_a_lane_answers_nothing_else(sshd_site: Site) -> None:
     assert link.outputs("a.1", ["big"]).result(30)[0].size_bytes == 1
     link.put("a.1/y", b"y", offset=0, size=1, sha256=hashlib.sha256(b"y").hexdigest(), mode=0o644).result(30)
     link.lanes.give(lane)
+
+
+def test_an_idle_lane_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that is asked nothing for a while reads the end, in the middle of a request as well."""
+    monkeypatch.setattr(agent, "LANE_IDLE", 0.05)
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb", 0) as source, os.fdopen(writes, "wb", 0) as driver:
+        driver.write(b"12345678")
+        assert agent.read_exactly(source, 8) == b"12345678"
+        driver.write(b"1234")
+        assert agent.read_exactly(source, 8) == b""
