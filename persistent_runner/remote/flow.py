@@ -89,7 +89,7 @@ class Flow:
     def _end_round(self, rate: float) -> None:
         """Choose the window anew: a piece that left in this round has arrived, at so many bytes a second since then."""
         self._rate = max(rate, self._rate * _FADING)
-        if self._rate > _GROWN * self._before:
+        if self._flat < _FLAT and self._rate > _GROWN * self._before:
             self._before, self._flat = self._rate, 0
         elif self._in_flight > self.window / _GROWING:
             self._flat += 1
