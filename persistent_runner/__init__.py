@@ -22,8 +22,8 @@
     4  pool.py  nodes.py  spread.py            trials onto nodes; the way onto each; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
-    2  remote/   node | ssh activity proof keys tunnel by_hand | agent launch frames outgoing patience
-         link transfer explain pushed live_log habits workdir
+    2  remote/   node | ssh activity proof keys tunnel by_hand | agent launch packing frames outgoing patience
+         link lanes flow haul transfer progress explain pushed live_log habits workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
        portable.py  crash.py  pipes.py  disk.py

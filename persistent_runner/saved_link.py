@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from persistent_runner.errors import AttemptLost, PlatformError
 from persistent_runner.remote import agent
 from persistent_runner.remote.frames import Exit, OutputFile, exit_of
+from persistent_runner.remote.lanes import Lanes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ class SavedLink:
     """
 
     connection = None
+    node = "saved files"
 
     def __init__(self, files: SavedFiles, folder: Path) -> None:
         self._download = files.platform.download
@@ -50,6 +52,7 @@ class SavedLink:
         self._folder = folder
         self._manifest: dict[str, OutputFile] = {}
         self._here: dict[str, Path] = {}
+        self.lanes = Lanes()  # which nothing carries
 
     def start(
         self,

@@ -1,15 +1,18 @@
 """The program that runs on a node, inside the SSH channel that started it. Standard library, Python 3.6 or later, one file.
 
 It claims commands (`mkdir`), starts each under a supervisor of its own, reports exits and ends with its channel; the
-supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (zlib if `z`).
+supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (`z`: 1 zlib, 2 zstd).
 
     run   attempt seq hash script env cores timeout stall files outputs inline follow seldom among  -> logs* exit
     kill  attempt seq                                                              -> done
     withdraw attempt seq                                                           -> done
-    put   path mode offset size sha256 before, get path offset length, list attempt outputs checksums
-    drop  attempt (its directory goes)                                             -> done
+    put   path mode offset size sha256 before parts, get path offset length, list attempt outputs checksums
+    drop  attempt (its directory goes, or the file of that name)                   -> done
     busy  node on (on a node that does not see this home something runs)           -> done
     ping  beat keep stop                                                           -> done tick ended
+
+A lane (`"lane"`: the epoch of the agent that it stands beside) is a channel more for big files: it answers `put` and `get`
+alone, in order, and packs what it reads as `pack` says.
 
 An entry of `files` is [path, mode, size], its content in the body; that of a link (by its mode, as in git) is where it
 leads. [path, mode, size, sha256] is a copy of ROOT/STUDY.RUN/static/SHA256, which was put there before: where it is
@@ -52,8 +55,6 @@ MARKER = "PERSISTENT_RUNNER_COMMAND"
 ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
-SMALL_BODY = 512  # bytes of a frame's body that are not worth packing
-SAMPLES, SAMPLE = 8, 1 << 9  # of a long body so many pieces of so many bytes say whether it is
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
 LOG_TAIL = 1 << 16  # bytes of the log that travel in the exit frame
 OFTEN = 0.3  # seconds between two looks at the logs that somebody reads line by line
@@ -63,6 +64,9 @@ LONG_FILE = 1 << 24  # bytes from which on the checksum of a file that arrived i
 STATIC = "static"  # the folder of big inputs, each named by its checksum
 FICLONE = 0x40049409  # ioctl of Linux: let a file share another one's blocks until one of them is written
 COPIED = 1 << 26  # bytes of a copy between two looks whether it is still wanted
+LANE_IDLE = 60.0  # seconds after which a lane that is asked nothing ends
+ZLIB, ZSTD = 1, 2
+SAMPLE, SAMPLE_OF = 1 << 12, 1 << 16  # bytes that tell whether a body shrinks, and of how long ones
 
 HAS_PROC = os.path.exists("/proc/self/stat")
 
@@ -181,22 +185,6 @@ def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
     except BaseException:
         remove(new)
         raise
-
-
-def packed_body(body: bytes) -> Optional[bytes]:
-    """The compressed body of a frame; None where that is no shorter. A long one is tried in samples first.
-
-    Of noise 64 KB take a millisecond, a tenth of what a short command costs.
-    """
-    if len(body) <= SMALL_BODY:
-        return None
-    if len(body) > 4 * SAMPLES * SAMPLE:
-        step = len(body) // SAMPLES
-        sample = b"".join(body[at : at + SAMPLE] for at in range(step // 2, len(body) - SAMPLE, step))
-        if len(zlib.compress(sample, 1)) > 0.9 * len(sample):
-            return None
-    packed = zlib.compress(body, 1)
-    return packed if len(packed) < len(body) else None
 
 
 class Unwanted(Exception):
@@ -380,6 +368,63 @@ def manifest_of(folder: str, patterns: List[str], checksums: bool = True) -> Lis
             entry["problem"] = "not a regular file"
         entries.append(entry)
     return entries
+
+
+# ---------------------------------------------------------------- packing
+
+
+def library_zstd() -> Any:
+    """(compress, decompress) of the system's libzstd, called directly: a program for each piece would cost more."""
+    import ctypes
+
+    lib = ctypes.CDLL("libzstd.so.1")
+    size, text = ctypes.c_size_t, ctypes.c_char_p
+    lib.ZSTD_compressBound.argtypes, lib.ZSTD_compressBound.restype = [size], size
+    lib.ZSTD_compress.argtypes, lib.ZSTD_compress.restype = [text, size, text, size, ctypes.c_int], size
+    lib.ZSTD_decompress.argtypes, lib.ZSTD_decompress.restype = [text, size, text, size], size
+    lib.ZSTD_getFrameContentSize.argtypes, lib.ZSTD_getFrameContentSize.restype = [text, size], ctypes.c_ulonglong
+    lib.ZSTD_isError.argtypes, lib.ZSTD_isError.restype = [size], ctypes.c_uint
+
+    def made(buffer: Any, count: int) -> bytes:
+        if lib.ZSTD_isError(count):
+            raise ValueError("zstd cannot read what came")
+        return ctypes.string_at(buffer, count)
+
+    def compress(data: bytes) -> bytes:
+        buffer = ctypes.create_string_buffer(lib.ZSTD_compressBound(len(data)))
+        return made(buffer, lib.ZSTD_compress(buffer, len(buffer), data, len(data), 1))
+
+    def decompress(data: bytes) -> bytes:
+        whole = lib.ZSTD_getFrameContentSize(data, len(data))
+        if whole > 1 << 30:
+            raise ValueError("zstd cannot read what came")
+        buffer = ctypes.create_string_buffer(whole + 1)
+        return made(buffer, lib.ZSTD_decompress(buffer, whole, data, len(data)))
+
+    return compress, decompress
+
+
+def find_zstd() -> Any:
+    """(compress, decompress) of Python 3.14 or of the system's library; None where the node has neither."""
+    try:
+        zstd = __import__("compression.zstd", fromlist=["zstd"])
+        return lambda data: zstd.compress(data, 1), zstd.decompress
+    except ImportError:
+        pass
+    try:
+        return library_zstd()
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def pack(body: bytes, zstd: Any = None) -> Tuple[int, bytes]:
+    """(`z`, bytes) of a body: compressed where that is worth it, of a long one where a sample says so."""
+    middle = len(body) // 2
+    sample = body[middle : middle + SAMPLE] if len(body) >= SAMPLE_OF else b""
+    if len(body) <= 512 or len(zlib.compress(sample, 1)) > 0.9 * len(sample) + 64:
+        return 0, body
+    z, packed = (ZSTD, zstd[0](body)) if zstd else (ZLIB, zlib.compress(body, 1))
+    return (z, packed) if len(packed) < len(body) else (0, body)
 
 
 # ---------------------------------------------------------------- the supervisor of one command
@@ -658,6 +703,18 @@ def room(folder: str) -> str:
 # ---------------------------------------------------------------- the agent
 
 
+def read_exactly(source: BinaryIO, size: int) -> bytes:
+    """The next bytes; fewer at the end, or when nothing came for long."""
+    data = bytearray(size)
+    view, at = memoryview(data), 0
+    while at < size and select.select([source], [], [], LANE_IDLE)[0]:
+        got = source.readinto(view[at:])  # type: ignore[attr-defined]
+        if not got:
+            break
+        at += got
+    return bytes(data) if at == size else b""
+
+
 def reap() -> None:
     """Take the exit of children that are done, so that none stays a zombie."""
     try:
@@ -711,7 +768,11 @@ class Agent(object):
         self.lease = os.path.join(home, ".persistent-runner", config["lease"])
         os.makedirs(self.lease, exist_ok=True)
         self.root, self.epoch = "", 0
-        if config["run"]:
+        self.zstd = find_zstd()
+        if config.get("lane"):
+            self.find_place(home)
+            self.epoch = config["lane"]
+        elif config["run"]:
             self.take_over(home)
         self.env = dict(os.environ)
         self.env.pop("PERSISTENT_RUNNER_PROOF", None)
@@ -725,13 +786,16 @@ class Agent(object):
         self.incoming = bytearray()
         self.next_often = self.next_seldom = 0.0
 
-    def take_over(self, home: str) -> None:
-        """Make the folders of this run, and become the agent that starts commands on this node."""
+    def find_place(self, home: str) -> None:
         shared = os.path.join(home, "work", "shared")
         base = os.environ.get("RESCALE_WORK_PATH") or (shared if os.path.isdir(shared) else os.path.join(home, "work"))
         self.root = os.path.join(os.path.abspath(base), self.config["run"])
         self.node = os.path.join(self.lease, self.config["node"])
         self.running = os.path.join(self.node, "running")
+
+    def take_over(self, home: str) -> None:
+        """Make the folders of this run, and become the agent that starts commands on this node."""
+        self.find_place(home)
         for folder in (self.root, self.running, os.path.join(self.node, "epoch")):
             os.makedirs(folder, exist_ok=True)
         self.epoch = self.take_epoch()
@@ -760,10 +824,10 @@ class Agent(object):
 
     # -- frames
 
-    def frame(self, header: Dict[str, Any], body: bytes = b"") -> bytes:
-        packed = packed_body(body)
-        if packed is not None:
-            header, body = dict(header, z=1), packed
+    def frame(self, header: Dict[str, Any], body: bytes = b"", zstd: Any = None) -> bytes:
+        z, body = pack(body, zstd)
+        if z:
+            header = dict(header, z=z)
         head = os.fsencode(json.dumps(header, ensure_ascii=False))
         return struct.pack(">II", len(head), len(body)) + head + body
 
@@ -793,8 +857,12 @@ class Agent(object):
                 "python": sys.version.split()[0],
                 "cores": os.cpu_count() or 1,
                 "sees_head": os.path.isdir(os.path.join(self.lease, self.config["head"], "epoch")),
+                "zstd": self.zstd is not None,
             }
         )
+        if self.config.get("lane"):
+            self.serve_lane()
+            return
         while True:
             by_fd = dict((watch.fd, request_id) for request_id, watch in self.watches.items() if watch.fd is not None)
             poll = select.poll()
@@ -823,6 +891,30 @@ class Agent(object):
                         reply = self.answer(header, body)
                         if reply is not None:
                             self.send(*reply)
+
+    def serve_lane(self) -> None:
+        """Answer one request after the other, until the driver goes or asks nothing for a while."""
+        source = os.fdopen(0, "rb", 0)
+        while True:
+            lengths = read_exactly(source, 8)
+            head = read_exactly(source, struct.unpack(">II", lengths)[0]) if lengths else b""
+            if not lengths or not head:
+                return
+            header = json.loads(os.fsdecode(bytes(head)))
+            size = struct.unpack(">II", lengths)[1]
+            body = read_exactly(source, size)
+            if len(body) < size:
+                return
+            if header.get("z"):
+                body = zlib.decompress(body) if header["z"] == ZLIB else self.zstd[1](body)
+            if header["t"] not in ("get", "put"):
+                header["t"] = "refused"
+            reply = self.answer(header, body)
+            if reply is not None:
+                write_all(1, self.frame(reply[0], reply[1], self.zstd if header.get("pack") == ZSTD else None))
+
+    def do_refused(self, header: Dict[str, Any], body: bytes) -> Reply:
+        raise ValueError("a lane answers get and put alone")
 
     def patience(self) -> Optional[float]:
         """How many milliseconds to wait for a descriptor; None: for ever."""
@@ -1141,7 +1233,10 @@ class Agent(object):
             raise ValueError("a newer agent has taken over this node")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         named_by_it = os.path.basename(path) == header["sha256"]  # such a name alone says that a file is whole
-        is_last = header["offset"] + len(body) == header["size"]
+        parts = header.get("parts", False)  # each is compared by itself, and an empty one gives the name
+        is_last = header["offset"] == header["size"] if parts else header["offset"] + len(body) == header["size"]
+        if parts and body and hashlib.sha256(body).hexdigest() != header["sha256"]:
+            raise ValueError("%s arrived damaged" % header["path"])
         try:
             with open(part, "r+b" if header["offset"] else "wb") as f:
                 f.seek(header["offset"])
@@ -1150,19 +1245,20 @@ class Agent(object):
                     f.flush()
                     os.fsync(f.fileno())
             if is_last:
-                if sha256(part) != header["sha256"]:
+                if os.path.getsize(part) != header["size"] if parts else sha256(part) != header["sha256"]:
                     raise ValueError("%s arrived damaged" % header["path"])
                 os.chmod(part, header["mode"])
                 os.rename(part, path)
         except FileNotFoundError:  # sent again after a drop, whole already
             if (
-                not header["offset"]
+                not is_last
+                or not header["offset"]
                 or not os.path.exists(path)
                 or not (named_by_it or sha256(path) == header["sha256"])
             ):
                 raise
         except OSError as e:
-            if is_full(e):
+            if is_full(e) and not parts:
                 remove(part)  # half a file takes the room that others need
             raise
         return {"t": "done"}, b""
@@ -1177,7 +1273,9 @@ class Agent(object):
         return {"t": "done", "manifest": manifest_of(work, header["outputs"], header.get("checksums", True))}, b""
 
     def do_drop(self, header: Dict[str, Any], body: bytes) -> Reply:
-        shutil.rmtree(plain_path(self.root, header["attempt"]), ignore_errors=True)
+        path = plain_path(self.root, header["attempt"])
+        remove(path)  # where it is a file
+        shutil.rmtree(path, ignore_errors=True)
         return {"t": "done"}, b""
 
     def do_busy(self, header: Dict[str, Any], body: bytes) -> Reply:

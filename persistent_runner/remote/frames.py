@@ -1,18 +1,18 @@
 """What travels between a link and its agent: the frames, and what the agent's answers mean.
 
-A frame is two big-endian 32-bit lengths, a JSON header, and a body that is zlib-compressed where the header has `z`.
+A frame is two big-endian 32-bit lengths, a JSON header, and a body that is compressed where the header has `z`
+(`packing.py`).
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persistent_runner.errors import RunnerError
-from persistent_runner.remote.agent import packed_body
+from persistent_runner.remote.packing import ZLIB, pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,14 +24,6 @@ Reply = tuple[Header, bytes]
 Result = TypeVar("Result")
 
 _LENGTHS = struct.Struct(">II")
-
-
-class RequestRefused(RunnerError):
-    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
-
-
-class NoRoom(RequestRefused):
-    """The disk of the node is full."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Hello:
     epoch: int
     python: str
     sees_head: bool
+    zstd: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,10 +84,19 @@ class Life:
     ended: str
 
 
-def encode(header: Header, body: bytes = b"") -> bytes:
-    """Return one frame."""
-    if (packed := packed_body(body)) is not None:
-        header, body = header | {"z": 1}, packed
+class RequestRefused(RunnerError):
+    """The agent could not do what was asked: the file system refused, or the request made no sense there."""
+
+
+class NoRoom(RequestRefused):
+    """The disk of the node is full."""
+
+
+def encode(header: Header, body: bytes = b"", way: int = ZLIB) -> bytes:
+    """Return one frame, its body compressed in this way where that is worth it."""
+    z, body = pack(body, way)
+    if z:
+        header = header | {"z": z}
     # Not ASCII alone: the node reads names as the bytes that they are, whatever its locale.
     head = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogateescape")
     return _LENGTHS.pack(len(head), len(body)) + head + body
@@ -110,7 +112,7 @@ def decode(buffer: bytearray) -> Iterator[Reply]:
         header = json.loads(bytes(buffer[_LENGTHS.size : _LENGTHS.size + head]).decode("utf-8", "replace"))
         content = bytes(buffer[_LENGTHS.size + head : end])
         del buffer[:end]
-        yield header, zlib.decompress(content) if header.get("z") else content
+        yield header, unpack(header.get("z", 0), content)
 
 
 def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[list[Any]], bytes]:
@@ -126,22 +128,46 @@ def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[l
     return entries, b"".join(parts)
 
 
-def refusal_of(header: Header, node: str) -> RequestRefused:
-    """Return the error that an answer of a node's agent tells."""
-    text = f"{node}: {header['text']}"
-    if header["kind"] == "disk":
-        return NoRoom(text, remedy="The disk of the node is full.")
-    return RequestRefused(text)
+def get_header(path: str, offset: int, length: int) -> Header:
+    """Return the request for a piece of a file."""
+    return {"t": "get", "path": path, "offset": offset, "length": length}
+
+
+def put_header(
+    path: str, *, offset: int, size: int, sha256: str, mode: int, before: tuple[str, int] | None, parts: bool = False
+) -> Header:
+    """Return the request to write a piece of a file; `Link.put` says what it means."""
+    return {
+        "t": "put",
+        "path": path,
+        "offset": offset,
+        "size": size,
+        "sha256": sha256,
+        "mode": mode,
+        "before": {"attempt": before[0], "seq": before[1]} if before else None,
+        "parts": parts,
+    }
 
 
 def hello_of(header: Header) -> Hello:
     """Return what an agent's first frame says."""
-    return Hello(**{key: header[key] for key in ("root", "host", "cores", "boot", "epoch", "python", "sees_head")})
+    keys = ("root", "host", "cores", "boot", "epoch", "python", "sees_head", "zstd")
+    return Hello(**{key: header[key] for key in keys})
 
 
 def life_of(header: Header, _: bytes) -> Life:
     """Return what the answer to a ping tells; the switch may be just writing its tick, or may not be there."""
     return Life(int(header["tick"]) if header["tick"].isdecimal() else None, header["ended"])
+
+
+def failure_of(header: Header, node: str) -> RequestRefused | None:
+    """Return the error that an answer tells, if any."""
+    if header["t"] != "error":
+        return None
+    text = f"{node}: {header['text']}"
+    if header["kind"] == "disk":
+        return NoRoom(text, remedy="The disk of the node is full.")
+    return RequestRefused(text)
 
 
 def log_pieces(header: Header, body: bytes) -> Iterator[tuple[int, int, bytes]]:

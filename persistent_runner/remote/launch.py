@@ -30,12 +30,17 @@ _NOISE = 1 << 20  # bytes that a login shell may print before the agent speaks
 _SAID = 2000  # characters of it that a message quotes
 
 
-def open_session(connection: Connection, where: str, seconds: float) -> paramiko.Channel:
-    """Return a new channel of a connection; ConnectionLost when it cannot be had within `seconds`."""
+def open_session(
+    connection: Connection, where: str, seconds: float, *, window: int | None = None, packet: int | None = None
+) -> paramiko.Channel:
+    """Return a new channel of a connection; ConnectionLost when it cannot be had within `seconds`.
+
+    `window` are the bytes that the node may send ahead, `packet` those of one packet; None is paramiko's own choice.
+    """
     with translated(where):
         if not connection.is_connected:
             raise ConnectionLost(f"{where}: the connection is closed")
-        channel: paramiko.Channel = connection.transport.open_session(timeout=seconds)
+        channel: paramiko.Channel = connection.transport.open_session(window, packet, timeout=seconds)
     return channel
 
 

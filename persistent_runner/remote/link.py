@@ -18,6 +18,7 @@ from persistent_runner.background import then
 from persistent_runner.errors import ConnectionLost
 from persistent_runner.recovery import recover
 from persistent_runner.remote import frames
+from persistent_runner.remote.lanes import Lanes
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.outgoing import Request, next_together
 from persistent_runner.remote.patience import Patience
@@ -68,7 +69,7 @@ class Link:
     ) -> None:
         self._connect = connect
         self._check = check
-        self._node = node
+        self.node = node
         self._patience = patience or Patience()
         self._config: dict[str, object] = {"run": run, "lease": lease, "node": node, "head": head or node}
         self._config["grace"] = self._patience.grace
@@ -83,6 +84,7 @@ class Link:
         self._connection: Connection | None = None
         self._closed = threading.Event()
         self.sharing = threading.Lock()  # held by whoever brings a shared file
+        self.lanes = Lanes()
         self.frames_out = 0
         self.frames_in = 0
         self.round_trip = 0.0
@@ -105,7 +107,7 @@ class Link:
             raise end
         if hello is None:
             self.close()
-            raise ConnectionLost(f"the agent on {self._node} did not start within {seconds:.0f} s")
+            raise ConnectionLost(f"the agent on {self.node} did not start within {seconds:.0f} s")
         self._look()
         return hello
 
@@ -203,25 +205,19 @@ class Link:
         sha256: str,
         mode: int,
         before: tuple[str, int] | None = None,
+        parts: bool = False,
     ) -> Future[None]:
         """Write a piece of a file; the last piece checks it and gives it its name. Pieces are sent in order.
 
-        `before` names a command: once that is claimed nothing is written any more.
+        `before` names a command: once that is claimed nothing is written any more. With `parts` each piece has its own
+        checksum, and the first one alone goes ahead of the others; an empty one at the end gives the name.
         """
-        header = {
-            "t": "put",
-            "path": path,
-            "offset": offset,
-            "size": size,
-            "sha256": sha256,
-            "mode": mode,
-            "before": {"attempt": before[0], "seq": before[1]} if before else None,
-        }
+        header = frames.put_header(path, offset=offset, size=size, sha256=sha256, mode=mode, before=before, parts=parts)
         return self._request(header, frames.nothing, data)
 
     def get(self, path: str, *, offset: int, length: int) -> Future[bytes]:
         """Read a piece of a regular file."""
-        return self._request({"t": "get", "path": path, "offset": offset, "length": length}, lambda _, body: body)
+        return self._request(frames.get_header(path, offset, length), lambda _, body: body)
 
     def outputs(
         self, attempt: str, patterns: Sequence[str], *, checksums: bool = True
@@ -283,13 +279,16 @@ class Link:
         """Start an agent and read what it sends; return the loss that ended it, raise it where nothing had come."""
         connection = self._connection = self._connect()
         where = f"{connection.user}@{connection.host}:{connection.port}"
+        asked = time.monotonic()
         channel = open_session(connection, where, self._patience.hello)
+        rtt = time.monotonic() - asked
         self._channel = channel
         try:
             if self._closed.is_set():  # close() saw no channel to end
                 raise ConnectionLost("the link was closed")
             hello, rest = start_agent(channel, self._config, where, self._patience.hello)
             log.debug("agent on %s: %s", where, hello)
+            self.lanes.carry(connection, self._config | {"lane": hello.epoch}, self._patience, rtt)
             with self._state:
                 self._hello = hello
                 self._ready = True
@@ -306,6 +305,7 @@ class Link:
             with self._state:
                 self._ready = False
                 self._unsent.clear()
+            self.lanes.cut()
             if not self._closed.is_set():
                 self._hang_up()
             close(channel)
@@ -319,14 +319,14 @@ class Link:
                 self.frames_in += 1
                 self._deliver(header, body)
             try:
-                with translated(self._node):
+                with translated(self.node):
                     data = channel.recv(1 << 18)
             except ConnectionLost as error:
                 if isinstance(error.__cause__, TimeoutError):
-                    raise ConnectionLost(f"{self._node}: silent for {self._patience.dead:g} s") from None
+                    raise ConnectionLost(f"{self.node}: silent for {self._patience.dead:g} s") from None
                 raise
             if not data:
-                raise ConnectionLost(f"{self._node}: the connection ended{what_it_said(channel)}")
+                raise ConnectionLost(f"{self.node}: the connection ended{what_it_said(channel)}")
             buffer += data
 
     def _write(self) -> None:
@@ -346,7 +346,7 @@ class Link:
                 channel.sendall(b"".join(frames.encode(request.header, request.body) for request in unsent))
                 self.frames_out += len(unsent)
             except FAULTS as error:
-                log.debug("%s: sending failed: %s", self._node, error)
+                log.debug("%s: sending failed: %s", self.node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again
 
     def _look(self) -> None:
@@ -382,8 +382,8 @@ class Link:
             request = self._pending.pop(header["id"], None)
         if request is None:
             return
-        if header["t"] == "error":
-            request.future.set_exception(frames.refusal_of(header, self._node))
+        if (error := frames.failure_of(header, self.node)) is not None:
+            request.future.set_exception(error)
         else:
             request.future.set_result((header, body))
 

@@ -31,6 +31,18 @@ def whole_log(folder: Path, seq: int) -> Path:
     return folder / f"command-{seq + 1}.log"
 
 
+def keep_end(path: Path, ended: Exit) -> None:
+    """Write what came of a log with its command's exit: a reader sees all of it or nothing."""
+    cut = b"" if ended.log_bytes == len(ended.log_tail) else b"[the beginning was left on the node]\n"
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_bytes(cut + ended.log_tail)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    new.replace(path)
+
+
 def end_of_last_log(folder: Path, most: int) -> str:
     """Return the last bytes, at most so many, of the last command's whole log; empty where none is kept."""
     logs = sorted(folder.glob("command-*.log"), key=lambda path: (len(path.name), path.name))

@@ -8,6 +8,7 @@ poll for exits, prefer the slow ciphers.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shlex
 import socket
@@ -153,7 +154,8 @@ class _Connection(Connection):  # type: ignore[misc]
             },
         )
         # _set, since Fabric takes an unknown attribute for a setting
-        self._set(identity=identity, activity=activity, _dial=dial)
+        again = functools.partial(_Connection, node, dial=dial, identity=identity, key=key, activity=activity)
+        self._set(identity=identity, activity=activity, _dial=dial, _again=again)
         self.client = paramiko.SSHClient()  # Fabric's own accepts any host key
         self.client.set_missing_host_key_policy(identity)
 
@@ -169,6 +171,13 @@ class _Connection(Connection):  # type: ignore[misc]
                 self.client.close()  # Fabric's own close does nothing before the login is through
                 sock.close()
             raise
+
+    def twin(self) -> _Connection:
+        """Return another open connection to the same machine, held to the same pin; ConnectionLost."""
+        found: _Connection = self._again()
+        with translated(f"{self.user}@{self.host}:{self.port}"):
+            found.open()
+        return found
 
     def run(self, command: str, **options: Any) -> Any:
         with self.activity.flight():

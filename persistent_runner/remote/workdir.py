@@ -28,6 +28,7 @@ from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import LOST, failure_of
 from persistent_runner.remote.frames import NoRoom, RequestRefused
 from persistent_runner.remote.habits import Habits
+from persistent_runner.remote.progress import Progress
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, in_frame, pushed
 from persistent_runner.render import Delimiters
 
@@ -111,6 +112,7 @@ class WorkDir:
         self._running: int | None = None
         self._dead: Exception | None = None
         self._live = live_log.LiveLog(folder, 0)
+        self._progress = Progress("", 0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,8 +121,11 @@ class WorkDir:
 
     @property
     def last_line(self) -> str:
-        """The last line that its commands have printed so far, about a second old; empty before there is one."""
-        return self._live.last_line
+        """What is to be seen of it now: how far a big file is on its way, else the last line of its commands.
+
+        That is about a second old, and empty before there is one.
+        """
+        return self._progress.text or self._live.last_line
 
     @property
     def connection(self) -> Connection:
@@ -280,10 +285,12 @@ class WorkDir:
     ) -> Exit:
         along, big = in_frame(files)
         for path, data, mode in big:
-            transfer.send(self._link, f"{self.attempt}/{path}", data, mode, before=(self.attempt, seq))
+            shown = self._shown(path, len(data))
+            transfer.send(self._link, f"{self.attempt}/{path}", data, mode, shown, before=(self.attempt, seq))
         ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "absent":  # the first trial that needs them, or the node has lost them
-            transfer.share(self._link, [data for _, data, _ in files if isinstance(data, SharedFile)], self.check)
+            shared = [data for _, data, _ in files if isinstance(data, SharedFile)]
+            transfer.share(self._link, shared, self.check, self._shown)
             ended = self._once(seq, on_line, files=along, **command)
         if ended.state == "withdrawn":
             raise AttemptLost(f"{self._label} was withdrawn before it began", has_begun=False)
@@ -343,19 +350,11 @@ class WorkDir:
     def _keep_log(self, seq: int, ended: Exit) -> Path:
         path = live_log.whole_log(self.folder, seq)
         self._live.end(ended)
-        if ended.log_bytes > len(ended.log_tail) and ended.log_bytes <= _LOG_MOST:
+        if len(ended.log_tail) < ended.log_bytes <= _LOG_MOST:
             for output in self._list([f".attempt/{seq}/log"]):
                 self._fetch(output, path)
-            self._live.remove()
-            return path
-        cut = b"" if ended.log_bytes == len(ended.log_tail) else b"[the beginning was left on the node]\n"
-        new = path.with_name(path.name + ".new")  # a reader sees all of it or nothing
-        try:
-            new.write_bytes(cut + ended.log_tail)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        new.replace(path)
+        else:
+            live_log.keep_end(path, ended)
         self._live.remove()
         return path
 
@@ -381,10 +380,14 @@ class WorkDir:
 
     def _fetch(self, output: OutputFile, target: Path) -> None:
         try:
-            transfer.fetch(self._link, self.attempt, output, target)
+            transfer.fetch(self._link, self.attempt, output, target, self._shown(output.path, output.size_bytes))
         except OSError as error:
             self._dead = self._refusal(error, output.size_bytes)
             raise self._dead from None
+
+    def _shown(self, name: str, size_bytes: int) -> Progress:
+        self._progress = Progress(name, size_bytes, self._label)
+        return self._progress
 
     def _problem_here(self, name: str) -> str:
         """Return why a file of the node cannot be kept here under its name; empty when it can."""

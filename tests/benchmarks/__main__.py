@@ -22,6 +22,7 @@ from tests.benchmarks import (
     rate,
     readers,
     survival,
+    transfers,
 )
 from tests.benchmarks.bars import table, verdict
 from tests.openssh import SSHD, WHY_NOT
@@ -39,6 +40,7 @@ BARRED = {
     "gaps": (gaps, (30,), (8,)),
     "many": (many, (10_000, 200), (2_000, 50)),
     "rate": (rate, (500, 7), (200, 3)),
+    "transfers": (transfers, (transfers.Size(),), (transfers.QUICK,)),
 }
 OTHERS = ("logs", "orphans", "readers", "survival")
 OVER_OPENSSH = {*BARRED, "logs"}
