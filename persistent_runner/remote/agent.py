@@ -66,7 +66,7 @@ FICLONE = 0x40049409  # ioctl of Linux: let a file share another one's blocks un
 COPIED = 1 << 26  # bytes of a copy between two looks whether it is still wanted
 LANE_IDLE = 60.0  # seconds after which a lane that is asked nothing ends
 ZLIB, ZSTD = 1, 2
-SAMPLE, SAMPLE_OF = 1 << 12, 1 << 16  # bytes that tell whether a body shrinks, and of how long ones
+SAMPLES, SAMPLE, SAMPLE_OF = 8, 1 << 9, 1 << 15  # so many pieces of so many bytes tell whether a body this long shrinks
 
 HAS_PROC = os.path.exists("/proc/self/stat")
 
@@ -417,11 +417,18 @@ def find_zstd() -> Any:
         return None
 
 
+def shrinks(body: bytes) -> bool:
+    """Whether it is worth it to compress a body: a long one is tried in samples, of noise 64 KB take a millisecond."""
+    if len(body) < SAMPLE_OF:
+        return len(body) > 512
+    step = len(body) // SAMPLES
+    sample = b"".join(body[at : at + SAMPLE] for at in range(step // 2, len(body) - SAMPLE, step))
+    return len(zlib.compress(sample, 1)) < 0.9 * len(sample)
+
+
 def pack(body: bytes, zstd: Any = None) -> Tuple[int, bytes]:
-    """(`z`, bytes) of a body: compressed where that is worth it, of a long one where a sample says so."""
-    middle = len(body) // 2
-    sample = body[middle : middle + SAMPLE] if len(body) >= SAMPLE_OF else b""
-    if len(body) <= 512 or len(zlib.compress(sample, 1)) > 0.9 * len(sample) + 64:
+    """(`z`, bytes) of a body, compressed where that is worth it."""
+    if not shrinks(body):
         return 0, body
     z, packed = (ZSTD, zstd[0](body)) if zstd else (ZLIB, zlib.compress(body, 1))
     return (z, packed) if len(packed) < len(body) else (0, body)

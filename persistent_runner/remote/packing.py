@@ -7,16 +7,13 @@ import importlib
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from persistent_runner.remote.agent import shrinks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ZLIB, ZSTD = 1, 2
 """What the header's `z` says of a body."""
-
-_WORTH = 512  # bytes
-_LONG = 1 << 16  # bytes from which on a sample is looked at first
-_SAMPLE = 1 << 12  # bytes
-_SHRUNK = 0.9  # of its size: a sample that stays above is not worth the work
 
 
 class _Zstd(NamedTuple):
@@ -46,7 +43,7 @@ def zstd() -> _Zstd | None:
 
 def pack(body: bytes, way: int = ZLIB) -> tuple[int, bytes]:
     """Return (`z`, bytes) of a body; `z` is 0 where it goes as it is."""
-    if len(body) <= _WORTH or not way or not _shrinks(body):
+    if not way or not shrinks(body):
         return 0, body
     codec = zstd() if way == ZSTD else None
     smaller = codec.pack(body) if codec else zlib.compress(body, 1)
@@ -59,9 +56,3 @@ def unpack(z: int, data: bytes) -> bytes:
         return data
     codec = zstd() if z == ZSTD else None
     return codec.unpack(data) if codec else zlib.decompress(data)
-
-
-def _shrinks(body: bytes) -> bool:
-    middle = len(body) // 2
-    sample = body[middle : middle + _SAMPLE]
-    return len(body) < _LONG or len(zlib.compress(sample, 1)) < _SHRUNK * len(sample)

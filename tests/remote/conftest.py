@@ -134,6 +134,7 @@ class Site:
         link = Link(options.pop("connect", self.connect), **options)
         self._links.append(link)
         self.hello: Hello = link.open(seconds=60)
+        until(lambda: link.round_trip, "a look at the way there and back, which is a frame each way")
         self.root = Path(self.hello.root)
         return link
 
