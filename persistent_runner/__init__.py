@@ -4,7 +4,7 @@
 
     8  cli.py  ending.py                       run-study and persistent-runner (click), lazy imports; how they end
     7  runner.py  leasing.py  plan.py          puts the house together
-       salvage.py  saved_link.py                              what clusters that are gone have finished
+       salvage.py  saved_link.py  saved_outputs.py           what clusters that are gone have finished
        check.py  live.py  inventory.py         rehearses a start; shows a running one; lists and ends leases
        logs.py                                 shows what a trial prints
        site.py                                 the only file that chooses a platform
@@ -16,14 +16,15 @@
     5  study/    spec across tables fields toml syntax | space design formula samplers | extract readers tabular
          functions objective
          loop proposals pilot failures standby committed fuse stopping tenure machines slots starts ahead outbox
-         progress resume returned content reread reuse known | run_folder storage spending summary results
+         keeping owed bringing | progress resume returned content reread reuse known
+         run_folder storage spending summary results
          schema reference | deck context candidates leftovers solver | sample printed new
        rescale/  api fields | client catalogue states transport
     4  pool.py  nodes.py  spread.py            trials onto nodes; the way onto each; how they share the cores
     3  lease/    platform access | manager hold watch cluster create naming progress stopper | guard keeper heart meter
          ledger settle
     2  remote/   node | ssh activity proof keys tunnel by_hand | agent launch packing frames outgoing patience
-         link lanes flow haul transfer progress explain pushed live_log habits workdir
+         link lanes flow haul transfer progress explain pushed live_log local_names habits workdir
     1  errors.py  recovery.py  redaction.py  settings.py  account.py  duration.py  interrupts.py
        render.py  templates.py  formats.py  inputs.py  scripts.py  spelling.py  background.py  printable.py
        portable.py  crash.py  pipes.py  disk.py

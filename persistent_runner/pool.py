@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from persistent_runner.lease.cluster import Setup
     from persistent_runner.lease.manager import ClusterLease
+    from persistent_runner.remote.link import Link
     from persistent_runner.remote.workdir import CommandResult
     from persistent_runner.render import Delimiters
 
@@ -105,6 +106,11 @@ class Pool:
     def node(self, where: str) -> str:
         """Return what people call a machine that a trial was placed on."""
         return self._names.get(where, "")
+
+    def link(self, where: str) -> Link | None:
+        """Return the way to a machine that a trial was placed on; None where it is none of this cluster's."""
+        node = self._nodes.by(where)
+        return None if node is None else node.link
 
     def way_in(self, directory: str) -> str:
         """Return the line for a person who wants to look into a directory on the head node, such as an attempt's."""

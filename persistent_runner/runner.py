@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
@@ -30,6 +30,7 @@ from persistent_runner.pool import Pool
 from persistent_runner.salvage import Salvage
 from persistent_runner.settings import load_settings
 from persistent_runner.study.content import PARTS, check_unchanged, digest_of
+from persistent_runner.study.keeping import Keeping
 from persistent_runner.study.known import add_known
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.machines import Machines
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from persistent_runner.lease.manager import ClusterLease
-    from persistent_runner.render import Delimiters
-    from persistent_runner.study.design import DesignSpace
-    from persistent_runner.study.failures import FailuresTable
     from persistent_runner.study.machines import Saver
     from persistent_runner.study.progress import Progress
     from persistent_runner.study.spec import StudySpec
@@ -123,15 +121,13 @@ def _run_trials(
     limits: Limits,
     trial_cores: int | None,
     max_concurrent: int | None,
-    delimiters: Delimiters | None = None,
-    designs: DesignSpace | None = None,
+    spec: StudySpec | None = None,
     digest: str | None = None,
-    failures: FailuresTable | None = None,
-    ahead: int | Literal["auto"] = 0,
     saved: Saver = lambda _: {},
     catch: tuple[type[Exception], ...] = (),
     view: Any = None,
 ) -> Progress:
+    designs = None if spec is None or spec.trial.objective else spec.designs
     pool = Pool(
         cluster,
         run=folder.on_node,
@@ -139,7 +135,7 @@ def _run_trials(
         inputs_root=inputs_root,
         trial_cores=trial_cores,
         max_concurrent=max_concurrent,
-        delimiters=delimiters,
+        delimiters=spec.trial.template.delimiters if spec else None,
         queues=designs is not None,
     )
 
@@ -174,6 +170,7 @@ def _run_trials(
                 acknowledge=pool.acknowledge,
                 place=pool.place,
                 node=pool.node,
+                link=pool.link,
                 left=lambda: pool.seconds_left,
                 renew=renew,
                 saved=saved,
@@ -190,8 +187,9 @@ def _run_trials(
             pilot=None if digest is None else Pilot(folder, digest, pool.way_in),
             catch=catch,
             on_turn=turned,
-            failures=failures,
-            ahead=ahead,
+            failures=spec.failures if spec else None,
+            ahead=spec.trial.stage_ahead if spec else 0,
+            keeping=Keeping.of(spec) if spec else None,
         ).run()
     finally:
         pool.close()
@@ -288,11 +286,8 @@ def run_study(
                             limits=limits_of(spec, total),
                             trial_cores=spec.trial.cores,
                             max_concurrent=spec.trial.max_concurrent,
-                            delimiters=spec.trial.template.delimiters,
-                            designs=None if spec.trial.objective else spec.designs,
+                            spec=spec,
                             digest=None if no_pilot else digest,
-                            failures=spec.failures,
-                            ahead=spec.trial.stage_ahead,
                             saved=salvage.lost,
                             view=view,
                         )
@@ -300,6 +295,8 @@ def run_study(
             else:
                 settle_unneeded(settings, folder, interrupts)
                 log.info("Nothing to run: all %d trials are settled. --n-trials N runs more.", spec.study.n_trials)
+            if not interrupts.count:
+                salvage.bring_outputs()
             if not run.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 run.exit_code = run.exit_code or 1
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,9 +18,12 @@ from persistent_runner.errors import DiskFull, PlatformError, RunnerError
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.files import below
 from persistent_runner.saved_link import NotSaved, SavedFiles, SavedLink
+from persistent_runner.saved_outputs import fetch_owed
 from persistent_runner.site import choose_platform
 from persistent_runner.study.committed import facts_of
+from persistent_runner.study.keeping import Keeping
 from persistent_runner.study.machines import Saved
+from persistent_runner.study.owed import resume, told
 from persistent_runner.study.resume import Result, commit, owner
 from persistent_runner.study.returned import outcome_of, task_of
 
@@ -74,9 +78,31 @@ class Salvage:
             outcome = result.outcome
             facts = facts_of(self._folder, trial, result.attempt, result.seconds, metrics=outcome.metrics)
             crash_point("salvaging")
-            told = Result(TrialState.COMPLETE, outcome.values, facts, outcome.constraints)
-            commit(self._folder, number, trials[number].params, told)
+            result_told = Result(TrialState.COMPLETE, outcome.values, facts, outcome.constraints)
+            later = told(outcome.later, (), may_drop=Keeping.of(self._spec).may_drop) if outcome.later else None
+            commit(self._folder, number, trials[number].params, result_told, later)
             crash_point("salvaged")
+        self.bring_outputs()
+
+    def bring_outputs(self) -> None:
+        """Fetch the outputs that results were committed without, of trials whose cluster has ended since.
+
+        What cannot be had now is said, and comes with the next start.
+        """
+        owed, _ = resume(self._folder, Keeping.of(self._spec))
+        if not owed:
+            return
+        site = choose_platform(self._settings, stop=self._stop)
+        try:
+            places = {number: (each.attempt, each.where.partition(" ")[0]) for number, each in owed.items()}
+            for job_id, mine in self._by_ended_job(site, places).items():
+                fetch_owed(site.platform.files, job_id, [owed[number] for number in mine], self._folder, self._stop)
+        except (PlatformError, DiskFull) as error:
+            log.warning("Outputs that are still to come cannot be fetched now: %s", error)
+        except OSError as error:
+            log.warning("Outputs cannot be fetched now: %s", refusal_of(error, self._folder.path))
+        finally:
+            site.close()
 
     def lost(self, trials: Mapping[int, optuna.Trial]) -> dict[int, Saved]:
         """Return by number what is saved of trials whose cluster was lost."""
@@ -143,6 +169,12 @@ class Salvage:
                 returned, seconds = task_of(self._objective, trial)(work)
                 work.check()
                 outcome = outcome_of(returned, len(self._spec.directions), trial.number)
+                for output in outcome.later:
+                    files.check(output.path)
+                    if self._spec.trial.keep_outputs == "all":  # one that is not what it was lets the trial run again
+                        work.pull(output.path)
+                if self._spec.trial.keep_outputs == "all":
+                    outcome = replace(outcome, later=())
         except DiskFull:
             raise
         except NotSaved as error:  # as a rule it ran when its machine was lost

@@ -30,6 +30,11 @@ class SavedFiles:
     platform: JobFiles
     by_path: Mapping[str, File]
 
+    def check(self, path: str) -> None:
+        """Raise NotSaved where a file is not among them."""
+        if path not in self.by_path:
+            raise NotSaved(f"{path} is not among the saved files")
+
 
 class NotSaved(AttemptLost):
     """The command had not ended, or nothing of it was saved."""
@@ -48,7 +53,7 @@ class SavedLink:
 
     def __init__(self, files: SavedFiles, folder: Path) -> None:
         self._download = files.platform.download
-        self._saved = files.by_path
+        self._files, self._saved = files, files.by_path
         self._folder = folder
         self._manifest: dict[str, OutputFile] = {}
         self._here: dict[str, Path] = {}
@@ -133,8 +138,7 @@ class SavedLink:
     def _local(self, path: str) -> Path:
         """Return a local copy, compared with its checksum as far as there is one."""
         if path not in self._here:
-            if path not in self._saved:
-                raise NotSaved(f"{path} is not among the saved files")
+            self._files.check(path)
             known = self._manifest.get(path)
             size, checksum = (known.size_bytes, known.sha256) if known and known.sha256 else (None, "")
             file = self._saved[path]

@@ -21,6 +21,7 @@ FLOORS = {
     "runner": 7,
     "salvage": 7,
     "saved_link": 7,
+    "saved_outputs": 7,
     "leasing": 7,
     "inventory": 7,
     "check": 7,

@@ -23,11 +23,11 @@ from persistent_runner.errors import (
     RunnerError,
 )
 from persistent_runner.inputs import SharedFile
-from persistent_runner.portable import unportable
 from persistent_runner.remote import agent, live_log, transfer
 from persistent_runner.remote.explain import LOST, failure_of
 from persistent_runner.remote.frames import NoRoom, RequestRefused
 from persistent_runner.remote.habits import Habits
+from persistent_runner.remote.local_names import LocalNames
 from persistent_runner.remote.progress import Progress
 from persistent_runner.remote.pushed import Pushed, as_json, command_hash, in_frame, pushed
 from persistent_runner.render import Delimiters
@@ -104,7 +104,7 @@ class WorkDir:
         self._pushed: Pushed = {}
         self._manifest: dict[str, OutputFile] = {}  # of the last command: what its `outputs` named
         self._listed: frozenset[str] = frozenset()
-        self._local_names: dict[str, str] = {}
+        self._names = LocalNames()
         self.seconds = 0.0  # run time of its commands so far, by the node
         self.waited = 0.0  # seconds that they waited for their places, and for the way there and back
         self._among, self._is_withdrawn = among, False
@@ -199,21 +199,32 @@ class WorkDir:
 
     def pull(self, name: str) -> Path:
         """Bring one file here and return its path below `folder`; ResultMissing when it is not there."""
+        output = self.find(name)
+        self._habits.pulled(self._seq - 1, output)
         with self._machine():
-            output = self._manifest.get(name) or next(iter(self._list([glob.escape(name)])), None)
-            if output is None:
-                raise self._nothing_named(name)
-            problem = output.problem or self._problem_here(output.path)
-            if problem:
-                raise ResultMissing(
-                    f"{self._label}: {output.path!r} is not pulled: it is {problem}",
-                    remedy="Let the command write a regular file, under a name that only it has here.",
-                )
-            self._habits.pulled(self._seq - 1, output)
             return self._bring(output)
 
     def pull_all(self, pattern: str) -> list[Path]:
         """Bring every file that a pattern (`*`, `?`, `**/`) names; with a warning where one cannot be kept."""
+        found = self.find_all(pattern)
+        with self._machine():
+            return [self._bring(output) for output in found]
+
+    def find(self, name: str) -> OutputFile:
+        """Return what `pull` would bring; ResultMissing when it is not there, or cannot be kept."""
+        with self._machine():
+            output = self._manifest.get(name) or next(iter(self._list([glob.escape(name)])), None)
+            if output is None:
+                raise self._nothing_named(name)
+            if problem := output.problem or self._names.problem(output.path):
+                raise ResultMissing(
+                    f"{self._label}: {output.path!r} is not pulled: it is {problem}",
+                    remedy="Let the command write a regular file, under a name that only it has here.",
+                )
+            return output
+
+    def find_all(self, pattern: str) -> list[OutputFile]:
+        """Return what `pull_all` would bring; with a warning where one cannot be kept."""
         found = []
         with self._machine():
             if pattern in self._listed:  # the exit told it already
@@ -222,11 +233,10 @@ class WorkDir:
             else:
                 outputs = self._list([pattern])
             for output in outputs:
-                problem = output.problem or self._problem_here(output.path)
-                if problem:
+                if problem := output.problem or self._names.problem(output.path):
                     log.warning("%s: %r is not pulled: it is %s", self._label, output.path, problem)
                 else:
-                    found.append(self._bring(output))
+                    found.append(output)
         return found
 
     def left(self) -> dict[str, int]:
@@ -388,13 +398,3 @@ class WorkDir:
     def _shown(self, name: str, size_bytes: int) -> Progress:
         self._progress = Progress(name, size_bytes, self._label)
         return self._progress
-
-    def _problem_here(self, name: str) -> str:
-        """Return why a file of the node cannot be kept here under its name; empty when it can."""
-        if problem := unportable(name):
-            return problem
-        if live_log.KEPT_NAME.fullmatch(name):
-            return "named like the log that is kept beside it"
-        if (other := self._local_names.setdefault(name.casefold(), name)) != name:
-            return f"named like {other} but for upper and lower case"
-        return ""

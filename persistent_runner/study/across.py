@@ -49,6 +49,8 @@ def mistakes_across(folder: Path, parts: Mapping[str, Any], tables: Mapping[str,
         cores, most = parts["trial"].cores, parts["cluster"].cores if "cluster" in parts else None
         if cores and most and cores > most:
             yield Flaw(["trial", "cores"], f"{cores} is more than the {most} of the whole cluster; lower it")
+        if parts["trial"].keep_outputs not in {"all", "best", "failed"} and len(parts.get("objectives", ())) > 1:
+            yield Flaw(["trial", "keep_outputs"], 'a number goes with one objective; "best" keeps those of the front')
     if parts.get("objectives") == {}:
         yield Flaw(["objectives"], 'is empty; write what is to be optimised, such as drag = "minimize"')
     if "space" in parts and "study" in parts:

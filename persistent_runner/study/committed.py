@@ -1,4 +1,4 @@
-"""The commit of a result: to the journal first, then on its way to the study, then the cluster may forget it."""
+"""The commit of a result: to the journal first, then on its way to the study; with all outputs here it is over."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from optuna.trial import TrialState
 
 from persistent_runner.crash import crash_point
 from persistent_runner.redaction import redact
+from persistent_runner.study.bringing import Bringing
+from persistent_runner.study.owed import Owed
 from persistent_runner.study.proposals import Proposals
 from persistent_runner.study.resume import Result, commit
 
 if TYPE_CHECKING:
     import optuna
 
+    from persistent_runner.study.keeping import Keeping
     from persistent_runner.study.machines import Machines
     from persistent_runner.study.objective import Outcome
     from persistent_runner.study.outbox import Outbox
@@ -46,12 +49,13 @@ def facts_of(
 
 
 class Results:
-    """The results of one start."""
+    """The results of one start; `keeping` says which outputs are kept that come after the commit, without it all."""
 
-    def __init__(self, folder: RunFolder, outbox: Outbox, machines: Machines) -> None:
+    def __init__(self, folder: RunFolder, outbox: Outbox, machines: Machines, keeping: Keeping | None = None) -> None:
         self._folder = folder
         self._outbox = outbox
         self._machines = machines
+        self.outputs = Bringing(folder, machines, keeping)
 
     def commit(
         self,
@@ -80,10 +84,16 @@ class Results:
         )
         values = list(outcome.values) if outcome else None
         result = Result(state, values, facts, outcome.constraints if outcome else constraints or {})
-        commit(self._folder, number, running.params, result)
+        files = outcome.later if outcome else ()
+        rated = number, state, values, result.constraints
+        outputs = self.outputs.told(*rated, files)
+        commit(self._folder, number, running.params, result, outputs)
         crash_point("result-recorded")
         self._outbox.put(running.trial, result)
-        if state != TrialState.FAIL:  # what a failed one left on the node may say why
+        self.outputs.take(*rated)
+        owed = Owed(number, running.attempt, running.where, files, tuple(outputs["patterns"]) if outputs else ())
+        (self.outputs.begin if outputs else self.outputs.drop)(owed)
+        if outputs is None and state != TrialState.FAIL:  # what a failed one left on the node may say why
             for attempt in range(1, running.attempt + 1):
                 self._machines.acknowledge(number, attempt)
             crash_point("acknowledged")

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from persistent_runner.interrupts import Interrupts
     from persistent_runner.study.design import DesignSpace
     from persistent_runner.study.failures import FailuresTable
+    from persistent_runner.study.keeping import Keeping
     from persistent_runner.study.machines import Machines
     from persistent_runner.study.pilot import Pilot
     from persistent_runner.study.progress import Limits
@@ -64,8 +65,8 @@ class Loop:
 
     With `designs` the main thread asks for all parameters (study.toml); without, the objective suggests them itself.
     An exception of the objective's own ends the study unless it is in `catch`. `on_turn` is called at least twice a
-    second. With a `pilot` one trial runs alone until one is complete. `failures` are the user's rules for failures.
-    So many trials are `ahead`: asked for while all slots are taken, on the machines where those queue them.
+    second. With a `pilot` one trial runs alone until one is complete. `failures` are the rules for failures,
+    `keeping` for outputs. So many trials are `ahead`: asked for while all slots are taken, and queued by the machines.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Loop:
         pilot: Pilot | None = None,
         failures: FailuresTable | None = None,
         ahead: int | Literal["auto"] = 0,
+        keeping: Keeping | None = None,
     ) -> None:
         self._study = study
         self._machines = machines
@@ -112,7 +114,7 @@ class Loop:
         )
         self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
         self._outbox = Outbox(study, self.progress, machines.most_idle)
-        self._results = Results(folder, self._outbox, machines)
+        self._results = Results(folder, self._outbox, machines, keeping)
         self._slots = Slots(
             study,
             self.progress,
@@ -142,6 +144,7 @@ class Loop:
         self._on_turn(progress)
         for running in progress.ready.values():  # the end came in the middle of a turn
             self._give_back(running)
+        self._results.outputs.finish(self._interrupts, lambda: self._on_turn(progress))
         if self._fatal is not None:
             raise self._fatal
         progress.say_end(limits, interrupted=bool(self._interrupts.count))
@@ -153,6 +156,7 @@ class Loop:
         """Settle what ended, start what may start; return whether there is more to do."""
         self._stopping.heed(self.progress, ending=self._fatal is not None)
         self._outbox.deliver()
+        self._results.outputs.turn()
         if not self._slots.may_be_ahead:
             self._starts.withdraw()
         self._renew_where_needed()

@@ -12,6 +12,7 @@ import optuna
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from persistent_runner.remote.link import Link
     from persistent_runner.study.objective import Outcome
 
 
@@ -40,9 +41,10 @@ class Machines:
     where it was started already, which it is joined at if that is still there, `planned` are the places of attempts
     that have not started; `node(where)` is what people call it. `submit(number, attempt, where, task)` runs
     `task(workdir)` there and gives a future; at most `capacity()` at a time. `stop_running()` ends what runs.
-    `acknowledge(number, attempt)` is called when a result is on the disk. `left` is how many seconds the machines
-    are there for. `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to
-    an end of their own and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
+    `acknowledge(number, attempt)` is called when all of an attempt is on the disk. `link(where)` is the way to a
+    machine, None where that is none of theirs. `left` is how many seconds the machines are there for.
+    `renew(finished, needs)` replaces them, `finished` being the trials of this start that came to an end of their own
+    and `needs` the seconds that one takes, and raises BudgetSpent where it may not.
     `price` is that of one trial per hour. While trials wait for another try, the cluster may idle for `most_idle`
     seconds. With `queues` more may be submitted, with one argument more: how many trials run there that it waits for
     one of to end. `withdraw(number)` lets such a one fail with AttemptLost if it has not begun. `round_trip` is the
@@ -55,6 +57,7 @@ class Machines:
     place: Callable[[str, Sequence[str]], str] = lambda _before, _planned: ""
     acknowledge: Callable[[int, int], None] = _nothing
     node: Callable[[str], str] = str
+    link: Callable[[str], Link | None] = lambda _: None
     left: Callable[[], float] = lambda: math.inf
     renew: Callable[[int, float], None] = _nothing
     saved: Saver = lambda _: {}

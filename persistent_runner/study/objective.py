@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from persistent_runner.crash import crash_point
-from persistent_runner.errors import ParametersInvalid, ResultMissing, ValueMisfit
+from persistent_runner.errors import ParametersInvalid, ResultMissing, TrialFailed, ValueMisfit
 from persistent_runner.study.functions import load_functions
 from persistent_runner.study.readers import Readings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
 
+    from persistent_runner.remote.frames import OutputFile
     from persistent_runner.study.spec import StudySpec
 
 
@@ -30,12 +32,13 @@ _MOST_NAMED = 8  # files, of those that the first trial left
 class Outcome:
     """What a trial gave: the values in the order of the objectives, every metric by name, and each constraint.
 
-    A constraint is met at 0 and below, as Optuna has it.
+    A constraint is met at 0 and below, as Optuna has it. `later` are the outputs that the values did not need.
     """
 
     values: tuple[float, ...]
     metrics: dict[str, float]
     constraints: dict[str, float] = field(default_factory=dict)
+    later: tuple[OutputFile, ...] = field(default=(), compare=False, repr=False)
 
 
 class Work(Protocol):
@@ -61,8 +64,11 @@ class Work(Protocol):
     def pull(self, name: str) -> Path:
         """Fetch one file; ResultMissing where it is not there."""
 
-    def pull_all(self, pattern: str) -> list[Path]:
-        """Fetch the files that match."""
+    def find(self, name: str) -> OutputFile:
+        """Return what `pull` would fetch; ResultMissing where it is not there."""
+
+    def find_all(self, pattern: str) -> list[OutputFile]:
+        """Return what there is that matches."""
 
     def left(self) -> dict[str, int]:
         """Name and size in bytes of each file that a command left in the working directory."""
@@ -116,25 +122,49 @@ class CommandObjective:
         crash_point("pushed")
         work.run(spec.command_text, timeout=spec.trial.timeout, stall=spec.trial.stall, outputs=spec.output_patterns)
         crash_point("ended")
-        # the outputs first: when a number is missing, they show why
-        for pattern in spec.trial.outputs:
-            if glob.has_magic(pattern):
-                work.pull_all(pattern)
-            else:
-                _pull(work, pattern, "[trial] outputs names it")
-        for name in spec.metric_files:
-            readers = ", ".join(metric for metric, extract in spec.metrics.items() if extract.file == name)
-            _pull(work, name, f"[metrics] {readers} reads it")
+        outputs, keeps_all = self._outputs(work), spec.trial.keep_outputs == "all"
+        here: list[OutputFile] = []
+        if any(extract.function for extract in spec.metrics.values()):  # which may look at all that is there
+            here = _pulled(work, outputs)
+        elif keeps_all:  # what is small is here with the exit already
+            here = _pulled(work, [output for output in outputs if output.data is not None])
+        try:
+            for name in spec.metric_files:
+                readers = ", ".join(metric for metric, extract in spec.metrics.items() if extract.file == name)
+                with _wanted(f"[metrics] {readers} reads it"):
+                    work.pull(name)
+            outcome = self.read(trial.params, work.folder)
+        except TrialFailed:
+            if keeps_all:  # they show why
+                _pulled(work, [output for output in outputs if output not in here])
+            raise
+        later = tuple(output for output in outputs if not keeps_all or output not in here)
+        outcome = replace(outcome, later=later)
         crash_point("pulled")
-        outcome = self.read(trial.params, work.folder)
         if self.tells_what_is_left:
             self.tells_what_is_left = False
-            log.info("%s", _left_text(work.left(), work.folder))
+            coming = set() if spec.trial.keep_outputs == "failed" else {output.path for output in later}
+            log.info("%s", _left_text(work.left(), work.folder, coming))
             readings = self._readings(trial.params, work.folder)
             for name in spec.metrics:
                 reading = readings.reading(name)
                 log.info("%s = %.10g  (%s)", name, reading.value, reading.note)
         return outcome
+
+    def _outputs(self, work: Work) -> list[OutputFile]:
+        """Return the outputs that no metric reads, as the command has left them; ResultMissing for one that it names.
+
+        What a pattern names of the parameters is not among them: they are always here.
+        """
+        found: dict[str, OutputFile] = {}
+        for pattern in self._spec.trial.outputs:
+            if glob.has_magic(pattern):
+                found |= {output.path: output for output in work.find_all(pattern)}
+            else:
+                with _wanted("[trial] outputs names it"):
+                    output = work.find(pattern)
+                found[output.path] = output
+        return [output for path, output in found.items() if path not in {*self._spec.metric_files, "parameters.json"}]
 
     def _readings(self, params: Mapping[str, Any], folder: Path) -> Readings:
         return Readings(folder, self._spec.metrics, functions=self._functions, parameters=self.parameters(params))
@@ -149,17 +179,25 @@ class CommandObjective:
         )
 
 
-def _pull(work: Work, name: str, wanted: str) -> None:
-    """Fetch a file; ResultMissing says who wants it."""
+def _pulled(work: Work, outputs: list[OutputFile]) -> list[OutputFile]:
+    """Fetch outputs, and return them."""
+    for output in outputs:
+        work.pull(output.path)
+    return outputs
+
+
+@contextlib.contextmanager
+def _wanted(wanted: str) -> Iterator[None]:
+    """Within: ResultMissing says who wants the file."""
     try:
-        work.pull(name)
+        yield
     except ResultMissing as error:
         raise ResultMissing(f"{error.message}; {wanted}", remedy=error.remedy) from None
 
 
-def _left_text(left: Mapping[str, int], folder: Path) -> str:
-    """Return which files the first trial left, which were taken, and which not, the largest first."""
-    taken = {name: size for name, size in left.items() if (folder / name).is_file()}
+def _left_text(left: Mapping[str, int], folder: Path, coming: Collection[str]) -> str:
+    """Return which files the first trial left, which are or will be here, and which not, the largest first."""
+    taken = {name: size for name, size in left.items() if name in coming or (folder / name).is_file()}
     others = {name: size for name, size in left.items() if name not in taken}
     text = f"The first trial left {_sized(left)}; taken: {_named(taken)}"
     return f"{text}; not taken: {_named(others)} ([trial] outputs takes more)" if others else text

@@ -105,10 +105,12 @@ class Result:
     constraints: dict[str, float] = field(default_factory=dict)
 
 
-def commit(folder: RunFolder, number: int, params: dict[str, Any], result: Result) -> None:
+def commit(
+    folder: RunFolder, number: int, params: dict[str, Any], result: Result, outputs: dict[str, Any] | None = None
+) -> None:
     """Write a result into the journal: from here on it is never lost and its trial never runs again.
 
-    RunnerError where it cannot be written.
+    `outputs` is what `owed.told` gives of those that are to come. RunnerError where it cannot be written.
     """
     folder.commit(
         kind="result",
@@ -118,6 +120,7 @@ def commit(folder: RunFolder, number: int, params: dict[str, Any], result: Resul
         params=params,
         facts=result.facts,
         constraints=result.constraints,
+        **({"outputs": outputs} if outputs else {}),
     )
 
 

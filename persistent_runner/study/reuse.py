@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from persistent_runner.study.objective import Outcome
@@ -43,7 +44,7 @@ class Reusing:
             log.info("trial %d has the design of trial %d, and its result", trial.number, number)
             return known
         outcome = self._objective(trial, work)
-        self._known[key] = (trial.number, outcome)
+        self._known[key] = (trial.number, replace(outcome, later=()))
         return outcome
 
 

@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
     from persistent_runner.errors import ConfigError
 
-# spec.md 1 names them, and later issues build them
-_TO_COME = {
-    "trial": {"keep_outputs"},
-}
 _NEVER = {"profile", "api_key", "apikey", "api_token", "token", "base_url", "password", "ssh_key"}
 
 
@@ -233,8 +229,6 @@ def _unknown(keys: Sequence[str | int], tag: object = None) -> str:
             "study.toml cannot name an account, so that a stranger's folder spends no money; "
             "remove it and use --profile NAME"
         )
-    if key in _TO_COME.get(table, ()):
-        return f"{key} is not built yet; remove it"
     if not table:
         return f"there is no such table; {did_you_mean(key, _ADAPTERS)}"
     models: dict[str, type[BaseModel]] = {

@@ -168,7 +168,15 @@ class TrialTable(Table):
     outputs: Annotated[tuple[RelativePath, ...], Field(strict=False)] = Field(
         default=(), examples=[["*.log", "field.vtk"]]
     )
-    """Files that are kept of each trial, by name or glob pattern. Files that a metric reads come back unnamed."""
+    """Files that are kept of each trial, by name or glob pattern. Files that a metric reads come back unnamed. Big ones
+    follow while the next trial runs."""
+    keep_outputs: Literal["all", "best", "failed"] | Annotated[int, Field(ge=1)] = Field(
+        default="all", examples=["best"]
+    )
+    """The trials whose `outputs` are kept: `"all"`, those whose command ended well; `"best"`, the best one so far that
+    meets the constraints, with several objectives the front; a number, so many of the best; `"failed"`, those that
+    failed alone, with what they left. What is no longer among the best is deleted. Logs and files that a metric reads
+    are always kept."""
     template: TemplateTable = TemplateTable()
     """How the templates among the inputs are written."""
 
@@ -176,8 +184,8 @@ class TrialTable(Table):
     def _one_of_two(self) -> TrialTable:
         if (self.command is None) == (self.objective is None):
             raise ValueError('needs either command or objective, such as command = "./solver case.inp"')
-        for key in ("inputs", "outputs"):
-            if self.objective and getattr(self, key):
+        for key in ("inputs", "outputs", "keep_outputs"):
+            if self.objective and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} goes with a command; the objective {self.objective} pushes and pulls itself")
         return self
 

@@ -19,6 +19,7 @@ OFTEN = (
     "ended",
     "pulled",
     "result-recorded",
+    "output-recorded",
     "acknowledged",
     "told",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from persistent_runner.errors import CommandFailed, ConfigError, ParametersInvalid, ResultMissing
 from persistent_runner.inputs import walk_inputs
+from persistent_runner.remote.frames import OutputFile
 from persistent_runner.render import render_inputs
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.spec import StudySpec
@@ -104,8 +106,15 @@ class OwnMachine:
     def left(self) -> dict[str, int]:
         return {path.name: path.stat().st_size for path in self.place.iterdir() if path.is_file()}
 
-    def pull_all(self, pattern: str) -> list[Path]:
-        return [self.pull(path.relative_to(self.place).as_posix()) for path in sorted(self.place.glob(pattern))]
+    def find(self, name: str) -> OutputFile:
+        if not (self.place / name).is_file():
+            raise ResultMissing(f"{name} is not there")
+        data = (self.place / name).read_bytes()
+        size = len(data)
+        return OutputFile(name, size, hashlib.sha256(data).hexdigest(), data=data if size < 1000 else None)
+
+    def find_all(self, pattern: str) -> list[OutputFile]:
+        return [self.find(path.relative_to(self.place).as_posix()) for path in sorted(self.place.glob(pattern))]
 
 
 @pytest.fixture

@@ -338,15 +338,15 @@ def test_a_mistake_is_told_where_it_is(folder: Path, old: str, new: str, message
     assert message in mistakes(folder, GOOD.replace(old, new, 1))
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("[trial]", '[trial]\nkeep_outputs = "all"'),
-    ],
-)
-def test_what_is_not_built_yet_is_refused(folder: Path, old: str, new: str) -> None:
-    """A key of a feature to come is never ignored silently."""
-    assert "is not built yet; " in mistakes(folder, GOOD.replace(old, new, 1))
+def test_which_outputs_are_kept_is_one_of_four(folder: Path) -> None:
+    """A word or a number of trials; a number means nothing where several objectives have a front."""
+    for keep in ('"best"', '"failed"', "3"):
+        spec = load(folder, GOOD.replace("[trial]", f"[trial]\nkeep_outputs = {keep}", 1))
+        assert str(spec.trial.keep_outputs) == keep.strip('"')
+    for keep in ('"worst"', "0", "true"):
+        assert "[trial] keep_outputs" in mistakes(folder, GOOD.replace("[trial]", f"[trial]\nkeep_outputs = {keep}"))
+    two = GOOD.replace("[trial]", "[trial]\nkeep_outputs = 3", 1) + 'lift = "maximize"\n'
+    assert "a number goes with one objective" in mistakes(folder, two)
 
 
 def test_a_cluster_without_its_switch_has_nothing_that_proves_it(folder: Path) -> None:
