@@ -36,7 +36,7 @@ SOLVER = """
 echo $TRIAL_NUMBER >> "$LOG"
 cp parameters.json result.json
 mkdir fields
-head -c 300000 /dev/zero | tr '\\\\0' $TRIAL_NUMBER > fields/big.bin
+head -c 300000 /dev/zero | tr '\\0' $TRIAL_NUMBER > fields/big.bin
 echo $TRIAL_NUMBER > small.txt
 ! grep -q 0.9 parameters.json
 """
@@ -75,7 +75,8 @@ def have(place: Place, path: str, name: str = "tiny") -> set[int]:
         if (folder / path).exists():
             found.add(number)
             whole = {"fields/big.bin": str(number) * 300_000, "small.txt": f"{number}\n"}
-            assert path not in whole or (folder / path).read_text() == whole[path]
+            is_whole = path not in whole or (folder / path).read_text() == whole[path]
+            assert is_whole, folder / path
     return found
 
 

@@ -174,8 +174,8 @@ class TrialTable(Table):
         default="all", examples=["best"]
     )
     """The trials whose `outputs` are kept: `"all"`, those whose command ended well; `"best"`, the best one so far that
-    meets the constraints, with several objectives the front; a number, so many of the best; `"failed"`, those that
-    failed alone, with what they left. What is no longer among the best is deleted. Logs and files that a metric reads
+    meets the constraints, with several objectives the front; a number, so many of the best; `"failed"`, only those
+    that failed, with what they left. What is no longer among the best is deleted. Logs and files that a metric reads
     are always kept."""
     template: TemplateTable = TemplateTable()
     """How the templates among the inputs are written."""
