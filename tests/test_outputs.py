@@ -201,6 +201,7 @@ def test_an_interrupt_lets_outputs_come_and_a_second_one_leaves_them(
     pools: Pools, small: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What was left is said, and comes with the next start."""
+    caplog.set_level("INFO", "persistent_runner")
     pool, interrupts = pools.pool(folder=small / "runs"), Interrupts()
     with RunFolder(small / "runs", "wing") as folder:
         study = new_study("sqlite", folder)
