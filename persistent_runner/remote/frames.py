@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persistent_runner.errors import RunnerError
-from persistent_runner.remote.packing import ZLIB, pack, unpack
+from persistent_runner.remote.agent import ZLIB
+from persistent_runner.remote.packing import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
