@@ -97,7 +97,7 @@ def an_agent_wakes_late(stage: Stage) -> Played:
 
     The driver is held up until the running trials have ended, so that it sends the next ones to an agent that sleeps.
     """
-    played = stage.study(outputs=False)  # those would have to be fetched from it
+    played = stage.study(outputs=False, ahead=0)  # outputs would have to be fetched from it, what waits would begin
     first = stage.start(played)
     until(lambda: _events(played, "end") and len(_said(played, "start")) == 3, "two trials after the first one")
     first.send(signal.SIGSTOP)
