@@ -292,7 +292,7 @@ def run_study(
                             designs=None if spec.trial.objective else spec.designs,
                             digest=None if no_pilot else digest,
                             failures=spec.failures,
-                            ahead=spec.trial.stage_ahead,
+                            ahead=spec.ahead,
                             saved=salvage.lost,
                             view=view,
                         )

@@ -161,7 +161,8 @@ class TrialTable(Table):
     stage_ahead: Ahead = Field(default="auto", examples=[1])
     """How many trials are chosen and sent to the cluster before one ends, so that the next one starts there at once.
     Each is chosen without the results of those that still run. `"auto"` does so where a core would idle for more than
-    1 % of a trial's time; with 0 each is chosen when one has ended."""
+    1 % of a trial's time, and not with `reuse`, which answers from what has ended; with 0 each is chosen when one has
+    ended."""
     timeout: Duration | None = Field(default=None, examples=["2h"])
     """The longest that the command may take; then it is killed, and the trial fails. Without it there is no limit."""
     stall: Duration | None = Field(default=None, examples=["20m"])
