@@ -100,7 +100,7 @@ class TrialNode:
     @property
     def capacity(self) -> int:
         """How many trials may run here: while nobody answers, those that do."""
-        return self.slots if self._head is None or self.is_up else self.running
+        return self.slots if self._head is None or self.is_up else min(self.slots, self.running)
 
     # -- the head node
 
@@ -180,6 +180,8 @@ class TrialNode:
 
     def _met(self, hello: Hello) -> Hello:
         self.root, self._sees_head = hello.root, hello.sees_head
+        if self._head is not None and self._sees_head:  # the same files: two that bring one would write into each other
+            self.link.sharing = self._head.sharing
         if hello.cores < (cores := self._lease.cores_per_node):
             log.warning(
                 "%s has %d cores, and the platform counts %d: what runs there shares them",

@@ -163,7 +163,7 @@ class Pool:
             return future
         ready, link = node.ready, node.link
         name = f"{number:05d}.{attempt}"
-        among = (behind or node.slots) if self.queues else None
+        among = min(behind or node.slots, node.slots) if self.queues else None
         workdir = self._workdir(node, name, number, folder, self._inputs_root, setup=self._setup, among=among)
 
         def run() -> Result:
@@ -252,7 +252,7 @@ class Pool:
             workdir.withdraw()
 
     def close(self) -> None:
-        """End the agents. What still runs on the nodes goes on; its futures fail with ConnectionLost."""
+        """End the agents. What still runs on the nodes goes on; its futures fail."""
         self._nodes.close()
         with self._lock:
             threads = list(self._running.values())

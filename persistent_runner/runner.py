@@ -188,7 +188,7 @@ def _run_trials(
             catch=catch,
             on_turn=turned,
             failures=spec.failures if spec else None,
-            ahead=spec.trial.stage_ahead if spec else 0,
+            ahead=spec.ahead if spec else 0,
             keeping=Keeping.of(spec) if spec else None,
         ).run()
     finally:

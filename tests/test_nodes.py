@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
+import random
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -314,7 +316,8 @@ def test_an_attempt_leaves_the_machine_that_it_ran_on(pools: Pools) -> None:
     lease = a_cluster(pools, 2, own_homes={})
 
     def look(work: WorkDir) -> list[str]:
-        return work.run("cd ..; ls -d 0*").output.split()
+        gone = 'for n in $(seq 600); do [ "$(ls -d 0*)" = 00001.1 ] && break; sleep 0.05; done; '
+        return work.run(f"cd ..; {gone if work.number else ''}ls -d 0*").output.split()
 
     for start in (1, 2):
         pool = pools.pool(lease, trial_cores=4)
@@ -378,6 +381,27 @@ def test_a_study_goes_on_when_a_machine_is_lost(place: Gated) -> None:
     assert [row["state"] for row in rows] == ["COMPLETE"] * 4
     assert sorted(row["attempts"] for row in rows) == ["1", "1", "2", "2"]
     assert {row["node"].partition("-")[0] for row in rows} == {"node0"}
+
+
+def test_a_big_input_is_brought_once_to_machines_that_share_their_files(pools: Pools) -> None:
+    """Trials on all of them need it at once: one brings it, and each has it whole (row R1)."""
+    content = random.Random(7).randbytes(6 << 20)
+    (pools.folder / "mesh.bin").write_bytes(content)
+    pool = pools.pool(a_cluster(pools, 3), trial_cores=4)
+    all_up(pool, 3)
+
+    def task(work: WorkDir) -> str:
+        work.push("mesh.bin")
+        return work.run("sha256sum < mesh.bin").output.split()[0]
+
+    places: list[str] = []
+    for _ in range(3):
+        places.append(pool.place("", places))
+    assert len(set(places)) == 3
+    before = sum(node.link.lanes.there._arrived for node in pool._nodes.all())
+    found = [pool.submit(number, 1, place, task) for number, place in enumerate(places)]
+    assert [future.result(60) for future in found] == [hashlib.sha256(content).hexdigest()] * 3
+    assert sum(node.link.lanes.there._arrived for node in pool._nodes.all()) - before < 1.5 * len(content)
 
 
 def test_hundreds_at_a_time(pools: Pools, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class ClusterLease:
 
     @property
     def head_node(self) -> Node:
-        """The machine that commands start on."""
+        """The machine that the lease stands and falls with, and that trials on several machines start on."""
         return self.cluster.nodes[0]
 
     @property

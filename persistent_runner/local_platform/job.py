@@ -180,13 +180,15 @@ class VirtualJob:
 
     # its life
 
+    # into the journal first: whoever has read of it finds it there
+
     def _record(self, status: str, reason: str | None = None) -> None:
-        self.statuses.append(StatusEntry(status, self._site.clock.now(), reason))
         self.tell("status", status=status, reason=reason)
+        self.statuses.append(StatusEntry(status, self._site.clock.now(), reason))
 
     def _record_cluster(self, status: str) -> None:
-        self.cluster_statuses.append(StatusEntry(status, self._site.clock.now()))
         self.tell("cluster_status", status=status)
+        self.cluster_statuses.append(StatusEntry(status, self._site.clock.now()))
 
     def _live(self) -> None:
         try:

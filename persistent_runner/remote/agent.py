@@ -1118,7 +1118,7 @@ class Agent(object):
             except OSError:
                 pass
         if watch.is_over():
-            self.report(header["id"])
+            self.report(header["id"], 0)  # its place was free before
         return None
 
     def send_logs(self, watches: Dict[int, Watch]) -> bool:
@@ -1149,7 +1149,7 @@ class Agent(object):
             self.send({"t": "logs", "logs": entries}, b"".join(parts))
         return bool(entries)
 
-    def report(self, request_id: int) -> None:
+    def report(self, request_id: int, ended: int = 1) -> None:
         """Send the exit of a command with what is small of its results."""
         watch = self.watches.pop(request_id)
         said = watch.said()
@@ -1158,7 +1158,7 @@ class Agent(object):
             record = {"refusal": said}
         if record is None:  # looked at once more, after its supervisor was seen dead
             self.bury(watch)
-        self.start_staged()  # its cores are free; who waits for the report waits a round trip in any case
+        self.start_staged(ended)  # its cores are free; who waits for the report waits a round trip in any case
         if record is None:
             self.send({"t": "exit", "id": request_id, "state": "lost"})
             return
@@ -1181,14 +1181,16 @@ class Agent(object):
         record.update({"t": "exit", "id": request_id, "log_size": size, "log_tail": len(tail)})
         self.send(record, tail + b"".join(parts))
 
-    def start_staged(self) -> None:
-        """Start what has waited for a command to end, as far as there is a place."""
+    def start_staged(self, ended: int) -> None:
+        """Start what has waited for a command to end: one in the place of each that has, more as far as there is room."""
+        room = len(self.watches) + ended
         while self.staged:
             first = next(iter(self.staged))
             header, body = self.staged[first]
-            if len(self.watches) >= header["among"]:
+            if len(self.watches) >= max(room, header["among"]):
                 return
             del self.staged[first]
+            header["among"] = 0  # its turn has come
             reply = self.answer(header, body)
             if reply is not None:
                 self.send(*reply)

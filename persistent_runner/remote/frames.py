@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from persistent_runner.errors import RunnerError
-from persistent_runner.remote.packing import ZLIB, pack, unpack
+from persistent_runner.remote.agent import ZLIB
+from persistent_runner.remote.packing import pack, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Header = dict[str, Any]
 Reply = tuple[Header, bytes]
-Result = TypeVar("Result")
 
 _LENGTHS = struct.Struct(">II")
 

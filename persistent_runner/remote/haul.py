@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SWITCH_SECONDS = 0.0005
 _LOOK = 0.2  # seconds between two looks whether it is over
 _BY_LINK = 64  # pieces that go over the link's own channel before lanes are asked for again
 _TOGETHER, _CAREFULLY = 16, 2  # of these, and on a connection that ends all the time: a drop sends all of them again
@@ -57,8 +55,6 @@ def haul(ways: Ways, pieces: Iterator[Piece], deliver: Callable[[Piece, bytes], 
     `lanes` of them are used, and up to `most` where compression at the other end may be what takes the time. Raises
     what `pieces` or `deliver` raise, what a request is refused with, or what ended the link.
     """
-    # A thread that is woken by paramiko's waits for the lock of the interpreter: by default 5 ms, each time.
-    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
     work = _Haul(ways, pieces, deliver)
     try:
         while not work.is_done:

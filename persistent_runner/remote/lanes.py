@@ -8,7 +8,6 @@ speed alone, since all that it carries can go over another one or the link's own
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -18,11 +17,11 @@ import time
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import ConnectionLost, RunnerError
-from persistent_runner.remote import packing
+from persistent_runner.remote import agent, packing
 from persistent_runner.remote.flow import MOST, Flow
 from persistent_runner.remote.frames import encode
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
-from persistent_runner.remote.ssh import FAULTS, close, translated
+from persistent_runner.remote.ssh import FAULTS, close, hang_up, translated
 
 if TYPE_CHECKING:
     import paramiko
@@ -56,7 +55,7 @@ class Lane:
         self._rest = bytearray(rest)
         self._where = where
         self.slot = slot
-        self.pack = packing.ZSTD if zstd else packing.ZLIB
+        self.pack = agent.ZSTD if zstd else agent.ZLIB
 
     @property
     def is_open(self) -> bool:
@@ -120,7 +119,7 @@ class Lanes:
         self._taken: set[int] = set()
         self._idle: list[Lane] = []
         self._rtt = 0.0
-        self.there = self.back = Flow(0.0)
+        self.there, self.back = Flow(0.0), Flow(0.0)
 
     def carry(self, connection: Connection, config: dict[str, object], patience: Patience, rtt_seconds: float) -> None:
         """Say that lanes can be had now on a connection, for an agent of this configuration."""
@@ -128,7 +127,7 @@ class Lanes:
             self._connection, self._config, self._patience = connection, config, patience
             self._rtt = rtt_seconds
             self._refused.clear()
-            self.there, self.back = Flow(rtt_seconds), Flow(rtt_seconds)
+            self.there.rtt_seconds = self.back.rtt_seconds = rtt_seconds
 
     def cut(self) -> None:
         """Say that the connection is gone: what its lanes carry is lost."""
@@ -138,7 +137,7 @@ class Lanes:
             self._taken -= {lane.slot for lane in idle}
         for lane in idle:
             lane.close()
-        _hang_up(second)
+        hang_up(second)
 
     @property
     def are_refused(self) -> bool:
@@ -222,13 +221,5 @@ class Lanes:
                 if self._connection is first:
                     self._second = second
                     return second
-        _hang_up(second)
+        hang_up(second)
         raise ConnectionLost(f"{first.host}: the connection was closed")
-
-
-def _hang_up(connection: Connection | None) -> None:
-    with contextlib.suppress(*FAULTS):
-        if connection is not None:
-            if connection.transport is not None:
-                connection.transport.close()
-            connection.close()

@@ -6,7 +6,6 @@ the link reconnects, starts a new agent and sends again whatever has no answer: 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -22,7 +21,7 @@ from persistent_runner.remote.lanes import Lanes
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.outgoing import Request, next_together
 from persistent_runner.remote.patience import Patience
-from persistent_runner.remote.ssh import FAULTS, close, translated
+from persistent_runner.remote.ssh import FAULTS, close, hang_up, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -307,7 +306,7 @@ class Link:
                 self._unsent.clear()
             self.lanes.cut()
             if not self._closed.is_set():
-                self._hang_up()
+                hang_up(self._connection)
             close(channel)
 
     def _read(self, channel: paramiko.Channel, rest: bytes) -> NoReturn:
@@ -361,15 +360,8 @@ class Link:
     def _before_reconnect(self, lost: Exception) -> None:
         """Hang up, and see whether there is still something to reconnect to."""
         log.warning("%s; reconnecting", lost)
-        self._hang_up()
+        hang_up(self._connection)
         self._check()
-
-    def _hang_up(self) -> None:
-        connection = self._connection
-        with contextlib.suppress(*FAULTS):
-            if connection is not None and connection.transport is not None:
-                connection.transport.close()  # first: on a half-open connection a channel's own close would wait
-                connection.close()
 
     def _deliver(self, header: Header, body: bytes) -> None:
         if header["t"] == "logs":

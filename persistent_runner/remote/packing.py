@@ -7,13 +7,10 @@ import importlib
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from persistent_runner.remote.agent import shrinks
+from persistent_runner.remote.agent import ZLIB, ZSTD, shrinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-ZLIB, ZSTD = 1, 2
-"""What the header's `z` says of a body."""
 
 
 class _Zstd(NamedTuple):

@@ -216,6 +216,14 @@ def close(channel: paramiko.Channel) -> None:
         channel.close()
 
 
+def hang_up(connection: Connection | None) -> None:
+    """End a connection, its transport first: on a half-open one a channel's own close would wait."""
+    with contextlib.suppress(*FAULTS):
+        if connection is not None and connection.transport is not None:
+            connection.transport.close()
+            connection.close()
+
+
 class Login:
     """Our way onto the nodes of one lease: the key, and how each machine proves itself before it gets anything.
 

@@ -322,6 +322,8 @@ class WorkDir:
         sent = time.monotonic()
         self._live = live_log.LiveLog(self.folder, seq)
         printed: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        if self._is_withdrawn:  # before it was sent
+            self._link.withdraw(self.attempt, seq)
         started = self._link.start(
             self.attempt,
             seq,
@@ -336,8 +338,6 @@ class WorkDir:
         )
         if self._dead is not None:  # stopped while the request was on its way
             self._link.kill(self.attempt, seq)
-        elif self._is_withdrawn:  # the same
-            self._link.withdraw(self.attempt, seq)
         started.add_done_callback(lambda _: printed.put(None))
         try:
             live_log.follow(self._live, printed, on_line)

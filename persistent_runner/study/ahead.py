@@ -41,11 +41,13 @@ class Ahead:
     def ran(self, seconds: float) -> None:
         """Note how long a trial ran."""
         self._runs.append(seconds)
+        self._weigh()
 
     def waits(self) -> None:
         """Note that this process has done what there was to do for trials that have ended."""
         if self._ended:
             self._work.append((time.monotonic() - self._woke) / self._ended)
+            self._weigh()
 
     def wakes(self, ended: int) -> None:
         """Note that so many trials have ended."""
@@ -61,19 +63,23 @@ class Ahead:
         """How many trials are to be ahead."""
         if self._setting != "auto":
             return self._setting
-        if not self._machines.queues or not self._runs:
+        if not self._is_on:
             return 0
-        run, gap = statistics.median(self._runs), self.gap
-        was_on, self._is_on = self._is_on, gap > (_STILL_WORTH if self._is_on else WORTH) * run
-        capacity = self._machines.capacity()
-        ends = math.ceil(capacity * gap / run) if run else math.inf
-        count = int(min(ends, max(capacity, _MOST))) if self._is_on else 0
+        run, capacity = statistics.median(self._runs), self._machines.capacity()
+        ends = math.ceil(capacity * self.gap / run) if run else math.inf
+        return int(min(ends, max(capacity, _MOST)))
+
+    def _weigh(self) -> None:
+        """See whether it is worth it to be ahead, and say so where it was not before."""
+        if self._setting != "auto" or not self._machines.queues or not self._runs:
+            return
+        run, was_on = statistics.median(self._runs), self._is_on
+        self._is_on = self.gap > (_STILL_WORTH if was_on else WORTH) * run
         if self._is_on and not was_on:
             log.info(
                 'stage_ahead = "auto": trials of %s would wait %s for the next one; from here on %d %s sent ahead',
                 format_duration(run),
-                format_duration(gap),
-                count,
-                "is" if count == 1 else "are",
+                format_duration(self.gap),
+                self.count,
+                "is" if self.count == 1 else "are",
             )
-        return count

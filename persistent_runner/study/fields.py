@@ -29,6 +29,12 @@ def _storage(value: str) -> str:
     return value
 
 
+def _ahead(value: object) -> object:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError('must be a whole number from 0, or "auto"')
+    return value
+
+
 def _command(value: object) -> object:
     lines = [value] if isinstance(value, str) else value
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
@@ -123,6 +129,7 @@ Command = Annotated[
     BeforeValidator(_command),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": "\\S"}, _LINES], "title": "text, or list of texts"}),
 ]
+Ahead = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], BeforeValidator(_ahead)]
 Inputs = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_inputs)]
 FunctionName = Annotated[
     str,

@@ -110,7 +110,7 @@ class Loop:
             folder,
             self.progress,
             no_room=self._wait_for_room,
-            is_full=lambda: self._slots.is_full,
+            is_full=lambda number: self._slots.is_full(number),  # noqa: PLW0108 - they come later
         )
         self._standby = Standby(machines.most_idle, start=self._starts.start_again, give_back=self._give_back)
         self._outbox = Outbox(study, self.progress, machines.most_idle)

@@ -51,7 +51,8 @@ class Limits:
 class Running:
     """A trial under way, `where` it runs, `params` as far as they are known, `last_line` of what it has printed.
 
-    `is_sent` where it waits on the machines already.
+    `is_sent`: it was sent to wait on the machines for the end of another one. `joins`: it was started there before, by
+    what was recorded, and may run or have ended.
     """
 
     trial: optuna.Trial
@@ -62,6 +63,7 @@ class Running:
     since: float = field(default_factory=time.monotonic)
     last_line: str = ""
     is_sent: bool = False
+    joins: bool = False
 
 
 @dataclass

@@ -60,21 +60,21 @@ class Slots:
     def is_free(self, ended: int = 0) -> bool:
         """Whether a trial may start now, `ended` being how many of those that run have ended."""
         well = not self._is_ending() and not self._outbox and self._tenure.has_time
-        return well and self.at_work - ended < self._room
+        return well and self.at_work - ended < self._standby.room(self._most)
 
     @property
-    def is_full(self) -> bool:
-        """Whether more trials are at work than may be: one that waited has begun for one that is to run again."""
-        return self.at_work > self._room
+    def _most(self) -> int:
+        return 1 if self.pilot else self._machines.capacity()
 
-    @property
-    def _room(self) -> int:
-        return self._standby.room(1 if self.pilot else self._machines.capacity())
+    def is_full(self, number: int) -> bool:
+        """Whether as many trials are at work as may be, beside this one: one that waited has begun in its place."""
+        return self.at_work - (number in self._progress.running) >= self._most
 
     @property
     def may_be_ahead(self) -> bool:
         """Whether trials may be chosen and sent that begin later: all is well, and their cluster outlives them."""
-        rounds = 2 + len(self._progress.ready) // max(1, self._machines.capacity())
+        ahead = max(len(self._progress.ready), self._ahead.count)
+        rounds = 2 + ahead // max(1, self._machines.capacity())
         well = self.pilot is None and not self._is_ending() and not self._outbox and self._standby.is_calm
         return well and self._tenure.has_time_for(rounds)
 

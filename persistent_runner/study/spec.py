@@ -6,7 +6,7 @@ import functools
 import glob
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
@@ -125,6 +125,12 @@ class StudySpec(BaseModel):
     def directions(self) -> list[Direction]:
         """The direction of each objective."""
         return list(self.objectives.values())
+
+    @property
+    def ahead(self) -> int | Literal["auto"]:
+        """How many trials are chosen before one ends; a design that runs cannot answer the same one yet."""
+        ahead = self.trial.stage_ahead
+        return 0 if ahead == "auto" and self.study.reuse else ahead
 
     @property
     def command_text(self) -> str:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Starts:
     """Starts attempts and keeps them in `progress.running`, those that are made ready in `progress.ready`.
 
-    `no_room(running, full)` is called with one that could not be recorded here. `is_full()` says whether more run than
-    may: then one that runs again waits for its place like any other.
+    `no_room(running, full)` is called with one that could not be recorded here. `is_full(number)` says whether as many
+    as may are at work beside that trial: then it waits for its place like any other when it runs again.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Starts:
         progress: Progress,
         *,
         no_room: Callable[[Running, DiskFull], None],
-        is_full: Callable[[], bool],
+        is_full: Callable[[int], bool],
     ) -> None:
         self._objective = objective
         self._machines = machines
@@ -69,8 +69,10 @@ class Starts:
             self._submit(recorded)
 
     def start_again(self, running: Running) -> None:
-        """Start the next attempt of a trial that has had one."""
-        (self.make_ready if self._is_full() else self.start)(running.trial, running.params)
+        """Start the next attempt of a trial that has had one; one that is not over is joined at once."""
+        number = running.trial.number
+        waits = self._is_full(number) and not self.attempts.place(number)
+        (self.make_ready if waits else self.start)(running.trial, running.params)
 
     def make_ready(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
         """Record the next attempt of a trial, so that nothing but its start is left to do."""
@@ -87,15 +89,19 @@ class Starts:
                 self._submit(ready, behind)
 
     def start_ready(self) -> None:
-        """Start what was made ready for the machine that is free; where nothing was, the first one goes there."""
+        """Start what was made ready for the machine that is free; where nothing was, the first one goes there.
+
+        One that joins goes to its own machine, or begins anew where that is gone.
+        """
         unsent, where = self.unsent, self._machines.place("", ())
-        first = next((ready for ready in unsent if ready.where == where), unsent[0])
+        first = next((ready for ready in unsent if ready.joins or ready.where == where), unsent[0])
         del self._progress.ready[first.trial.number]
-        if first.where == where:
+        if first.where == (self._machines.place(first.where, ()) if first.joins else where):
             self._submit(first)
-        else:
+            return
+        if not first.joins:
             self.attempts.stays(first.trial.number, first.attempt, where)  # it has begun nowhere
-            self.start(first.trial, first.params)
+        self.start(first.trial, first.params)
 
     def wait(self, seconds: float) -> set[Future[Any]]:
         """Wait for a trial to end, and return the futures of those that have; what waited there has begun."""
@@ -118,10 +124,16 @@ class Starts:
         self._progress.running[ready.trial.number] = ready
 
     def withdraw(self) -> None:
-        """Let nothing begin that waits on the machines; what has begun by now runs."""
-        for ready in self.sent:
-            self._machines.withdraw(ready.trial.number)
-            self._has_begun(ready)
+        """Let nothing begin that waits on the machines; what has begun by now runs.
+
+        Which one has begun where several waited is only the machine's to know, so all that were sent are asked for.
+        """
+        for sent in [*self._progress.running.values(), *self.sent]:
+            if sent.is_sent:
+                self._machines.withdraw(sent.trial.number)
+                sent.is_sent = False
+                if sent.trial.number in self._progress.ready:
+                    self._has_begun(sent)
 
     def _recorded(self, trial: optuna.Trial, params: dict[str, Any], *, ahead: bool = False) -> Running | None:
         """Return an attempt that this run knows of whatever happens; None where there is no room for that here."""
@@ -130,7 +142,7 @@ class Starts:
         if ahead and where != before:
             where = self._soonest() or where
         attempt = self.attempts.begin(trial.number, where)
-        running = Running(trial, attempt, Future(), params, where)
+        running = Running(trial, attempt, Future(), params, where, joins=bool(before) and where == before)
         try:
             self._folder.commit(kind="attempt", trial=trial.number, attempt=attempt, where=where)
         except DiskFull as full:

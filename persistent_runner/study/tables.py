@@ -11,6 +11,7 @@ from persistent_runner.duration import Duration
 from persistent_runner.lease.platform import Software
 from persistent_runner.render import DEFAULT_DELIMITERS
 from persistent_runner.study.fields import (
+    Ahead,
     Command,
     DelimiterPair,
     Environment,
@@ -157,10 +158,11 @@ class TrialTable(Table):
     are whole nodes."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[2])
     """The most trials at a time, such as for licences or memory. Without it, as many as there are cores for."""
-    stage_ahead: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(default="auto", examples=[1])
+    stage_ahead: Ahead = Field(default="auto", examples=[1])
     """How many trials are chosen and sent to the cluster before one ends, so that the next one starts there at once.
     Each is chosen without the results of those that still run. `"auto"` does so where a core would idle for more than
-    1 % of a trial's time; with 0 each is chosen when one has ended."""
+    1 % of a trial's time, and not with `reuse`, which answers from what has ended; with 0 each is chosen when one has
+    ended."""
     timeout: Duration | None = Field(default=None, examples=["2h"])
     """The longest that the command may take; then it is killed, and the trial fails. Without it there is no limit."""
     stall: Duration | None = Field(default=None, examples=["20m"])

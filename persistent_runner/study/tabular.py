@@ -43,6 +43,8 @@ class Table:
         self._blank = string.whitespace + (self._separator or "")
         self._columns: dict[str | int, list[str]] = {}
         top = list(islice(self._rows(first), 2))
+        if not top:  # separators alone
+            raise ValueError("the table has no rows")
         self._top = top[0]
         """(line number, cells) of the first line that is no comment"""
         self._header = self._find_header(top, next((n for n in range(first - 1, -1, -1) if lines[n].strip()), None))

@@ -86,20 +86,19 @@ def here(folder: Path, storage: str, trials: int, more: int) -> Seen:
     (folder / "study").mkdir(parents=True)
     (folder / "study/study.toml").write_text(Study(trials, "true", "random").text())
     spec = StudySpec.load(folder / "study")
-    logging.getLogger("persistent_runner").setLevel(logging.ERROR)
     quiet_optuna()
     with RunFolder(folder / "runs/benchmark", "benchmark") as kept, Interrupts() as interrupts:
 
         def run(study: optuna.Study, total: int) -> list[float]:
             asked: list[float] = []
 
-            def submit(number: int, attempt: int, task: Callable[[Any], Any]) -> Future[Any]:
+            def submit(number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
                 asked.append(time.process_time())
                 future: Future[Any] = Future()
                 future.set_result(task(_Nowhere))
                 return future
 
-            machines = Machines(submit=submit, capacity=1, stop_running=lambda: None, where=lambda: "here")
+            machines = Machines(submit=submit, capacity=lambda: 1, stop_running=lambda: None)
             limits = Limits(total)
             Loop(
                 study,
@@ -166,4 +165,5 @@ def _multiply(folder: RunFolder, trials: int) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("persistent_runner").setLevel(logging.ERROR)
     print(json.dumps(asdict(here(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))))

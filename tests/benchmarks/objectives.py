@@ -59,7 +59,7 @@ def measure(folder: Path, repeats: int, trials: int) -> list[Row]:
                 numbers = iter(range(10**6))
 
                 def trial(there: Pool = there, numbers: Iterator[int] = numbers) -> bytes:
-                    return there.submit(next(numbers), 1, objective).result(ANSWER)
+                    return there.submit(next(numbers), 1, there.place(), objective).result(ANSWER)
 
                 assert trial() == sample.results[0]  # the first one teaches the pool what is pulled
                 trial()
@@ -89,14 +89,14 @@ def _cpu(there: Pool, trials: int) -> Row:
     begun, cpu = time.perf_counter(), time.process_time()
     time.sleep(1)
     idle = (time.process_time() - cpu) / (time.perf_counter() - begun)
-    there.submit(0, 1, nothing).result(ANSWER)
+    there.submit(0, 1, there.place(), nothing).result(ANSWER)
     numbers = iter(range(1, trials + 1))
     begun, cpu = time.perf_counter(), time.process_time()
-    running = {there.submit(number, 1, nothing) for number in itertools.islice(numbers, IN_FLIGHT)}
+    running = {there.submit(number, 1, there.place(), nothing) for number in itertools.islice(numbers, IN_FLIGHT)}
     while running:
         done, running = wait(running, ANSWER, FIRST_COMPLETED)
         assert all(future.exception() is None for future in done)
-        running |= {there.submit(number, 1, nothing) for number in itertools.islice(numbers, len(done))}
+        running |= {there.submit(number, 1, there.place(), nothing) for number in itertools.islice(numbers, len(done))}
     spent = time.process_time() - cpu - idle * (time.perf_counter() - begun)
     note = f"{trials} trials that do nothing, {IN_FLIGHT} at a time; the platform's {idle:.1%} of a core taken off"
     return Row("driver CPU a trial", 1000 * spent / trials, "ms", CPU_BAR, limit=CPU_LIMIT, note=note)

@@ -11,12 +11,14 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from persistent_runner.cli import SWITCH_SECONDS
 from persistent_runner.inputs import SharedFile
 from persistent_runner.remote import packing, transfer
 from persistent_runner.remote.agent import STATIC, find_zstd
@@ -62,6 +64,7 @@ def measure(folder: Path, size: Size) -> list[Row]:
     with (
         tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else folder) as place,
         openssh(Path(place) / "openssh") as server,
+        _as_run_study(),
     ):
         files = Path(place)
         rows = [row for rtt in GET_BARS for row in _fast(server, files, rtt, size)]
@@ -69,6 +72,15 @@ def measure(folder: Path, size: Size) -> list[Row]:
         if packing.zstd() and find_zstd():
             rows += _text(server, files, size, zstd=True)
         return [*rows, *_beside(server, files, size)]
+
+
+@contextlib.contextmanager
+def _as_run_study() -> Iterator[None]:
+    """Let threads wait for the interpreter no longer than they do in `run-study`."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    yield
+    sys.setswitchinterval(before)
 
 
 def _fast(server: OpenSsh, files: Path, rtt: float, size: Size) -> list[Row]:

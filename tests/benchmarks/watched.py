@@ -47,9 +47,9 @@ def _watched_deliver(self: link.Link, header: Header, body: bytes) -> None:
     _deliver(self, header, body)
 
 
-def _watched_submit(self: pool.Pool, number: int, attempt: int, where: str, task: Any) -> Any:
+def _watched_submit(self: pool.Pool, number: int, attempt: int, *rest: Any) -> Any:
     _seen.append({"what": "start", "at": time.monotonic(), "attempt": f"{number:05d}.{attempt}"})
-    return _submit(self, number, attempt, where, task)
+    return _submit(self, number, attempt, *rest)
 
 
 def _attempt(header: Header) -> str:

@@ -122,8 +122,8 @@ BUGS = (
     Bug(
         "another driver's trial is settled",
         "study/resume.py",
-        "if owner(frozen) != folder.run_id:",
-        "if owner(frozen) is None:",
+        "ours = [frozen for frozen in running if owner(frozen) == folder.run_id]",
+        "ours = [frozen for frozen in running if owner(frozen) is not None]",
         "two drivers",
     ),
     Bug(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -46,7 +47,7 @@ class Played:
     """One study: where it is, how each start of its driver ended, and what was seen while it ran.
 
     A trial takes `seconds`, times one, two or three; with a `timeout`, also in seconds, every third one hangs. Its
-    `outputs` are large, if any. A `shared` study has its storage outside the run folder. `disturbed` is one that more
+    `outputs` are large, if any, and so many are sent `ahead`. A `shared` study has its storage outside the run folder. `disturbed` is one that more
     happened to than deaths of its driver: then attempts may be lost. One that is `abandoned` is not started again.
     """
 
@@ -56,6 +57,7 @@ class Played:
     seconds: float = SECONDS
     timeout: float | None = None
     outputs: bool = True
+    ahead: int | str = "auto"
     shared: bool = False
     disturbed: bool = False
     abandoned: bool = False
@@ -214,6 +216,7 @@ inputs = ["solver.py"]
 command = "cat $SETUP_DIR/tool && python3 solver.py {played.seconds} {hangs} && echo solved"
 cores = 1
 outputs = [{outputs}]
+stage_ahead = {json.dumps(played.ahead)}
 {timeout}
 [metrics.y]
 file = "out.json"

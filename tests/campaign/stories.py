@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.campaign import nodes
@@ -97,7 +98,7 @@ def an_agent_wakes_late(stage: Stage) -> Played:
 
     The driver is held up until the running trials have ended, so that it sends the next ones to an agent that sleeps.
     """
-    played = stage.study(outputs=False)  # those would have to be fetched from it
+    played = stage.study(outputs=False, ahead=0)  # outputs would have to be fetched from it, what waits would begin
     first = stage.start(played)
     until(lambda: _events(played, "end") and len(_said(played, "start")) == 3, "two trials after the first one")
     first.send(signal.SIGSTOP)
@@ -113,10 +114,16 @@ def an_agent_wakes_late(stage: Stage) -> Played:
     second = stage.start(played)
     # trial 3 is the shorter one: its folder on the node is gone while trial 4 runs
     until(lambda: second.ended(0) or {3} <= {event["trial"] for event in _events(played, "end")}, "a trial's end")
-    until(lambda: not list(stage.folder.rglob(f"{played.name}.*/00003.1")), "the end of its folder")
+    until(lambda: not _is_there(stage, played, "00003.1"), "the end of its folder")
     _signal(sleeping, signal.SIGCONT)
     _end(played, second)
     return played
+
+
+def _is_there(stage: Stage, played: Played, attempt: str) -> bool:
+    """Whether an attempt has a folder on a node; other folders may vanish while this looks."""
+    walk = os.walk(stage.folder)
+    return any(attempt in folders and Path(top).name.startswith(f"{played.name}.") for top, folders, _ in walk)
 
 
 def _end(played: Played, driver: Any, *, kill: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from persistent_runner.errors import AttemptLost
 from tests.remote.conftest import run, start, until
 from tests.remote.test_link import TREE, supervisor_of
 
@@ -147,6 +148,36 @@ def test_stopped_while_it_waits(sshd_site: Site) -> None:
     go(sshd_site, 0)
     assert first.result(60).state == "done"
     assert not runs(sshd_site, 1)
+
+
+def test_one_takes_the_place_of_another_one(sshd_site: Site) -> None:
+    """However many run there by now: the one that ends leaves its place to the first that waits, and to no other."""
+    link = sshd_site.link()
+    futures = [start(link, GATED, attempt=f"{number:05d}.1") for number in range(3)]
+    until(lambda: all(runs(sshd_site, number) for number in range(3)), "three run")
+    futures += [staged(link, 3, among=2), staged(link, 4, among=2)]
+    link.ping().result(60)
+    go(sshd_site, 0)
+    until(lambda: runs(sshd_site, 3), "the first that waited runs")
+    assert futures[0].result(60).state == "done"
+    futures.append(start(link, GATED, attempt="00000.1"))  # joined: it has ended, and leaves no place
+    assert futures[-1].result(60).state == "done"
+    assert not runs(sshd_site, 4)
+    for number in range(1, 5):
+        until(lambda number=number: runs(sshd_site, number), f"{number} runs")
+        go(sshd_site, number)
+    assert [future.result(60).state for future in futures] == ["done"] * 6
+
+
+def test_withdrawn_before_it_is_sent(sshd_site: Site) -> None:
+    """A trial whose inputs are just being made ready does not begin, though there is a place."""
+    work = sshd_site.work(among=1)
+    work.push()
+    work.withdraw()
+    with pytest.raises(AttemptLost, match="withdrawn before it began") as lost:
+        work.run(GATED)
+    assert not lost.value.has_begun
+    assert not runs(sshd_site, 0)
 
 
 @pytest.mark.parametrize("how", ["lost", "killed"])

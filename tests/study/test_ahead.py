@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost
+from persistent_runner.errors import AttemptLost, CommandFailed, LeaseLost, NodeDiskFull
 from persistent_runner.interrupts import Interrupts
-from persistent_runner.study.progress import Limits
+from persistent_runner.study import standby
+from persistent_runner.study.machines import Machines
+from persistent_runner.study.progress import Limits, Progress
+from persistent_runner.study.starts import Starts
 from tests.study.test_loop import DEADLINE, Threads, a_loop, press, states, value_of
 from tests.study.test_renewal import Clusters
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from persistent_runner.study.progress import Progress
     from persistent_runner.study.run_folder import RunFolder
 
 
@@ -176,4 +178,54 @@ def test_what_was_ready_goes_to_the_next_cluster(stored, folder) -> None:
     loop.run()
     assert sorted(clusters.attempts) == [(0, 1), (0, 2), (1, 1)]
     assert len(clusters.renewals) == 1
+    assert states(stored) == ["COMPLETE", "COMPLETE"]
+
+
+class Places:
+    """Two machines, and what began on them: (trial, attempt, machine)."""
+
+    def __init__(self) -> None:
+        self.threads = Threads()
+        self.began: list[tuple[int, int, str]] = []
+        self.machines = ["x", "y"]
+
+    def place(self, before: str, _planned: Sequence[str]) -> str:
+        return before if before in self.machines else self.machines[0]
+
+    def submit(self, number: int, attempt: int, where: str, task: Callable[[Any], Any]) -> Future[Any]:
+        self.began.append((number, attempt, where))
+        return self.threads.submit(number, attempt, where, task)
+
+
+@pytest.mark.parametrize(("there", "attempt", "where"), [(True, 1, "y"), (False, 2, "x")])
+def test_what_may_run_elsewhere_is_never_moved(there: bool, attempt: int, where: str, stored, folder) -> None:
+    """What was started on a machine before is joined there; it begins anew on another one only if that is gone."""
+    places, progress = Places(), Progress()
+    machines = Machines(submit=places.submit, capacity=lambda: 1, stop_running=lambda: None, place=places.place)
+    starts = Starts(value_of, machines, folder, progress, no_room=lambda *_: None, is_full=lambda _: True)
+    starts.attempts.stays(0, 1, "y")
+    trial = stored.ask()
+    starts.make_ready(trial, {"x": 0.5})
+    assert progress.ready[0].where == "y"
+    if not there:
+        places.machines.remove("y")
+    starts.start_ready()
+    assert places.began == [(0, attempt, where)]
+
+
+def test_a_pause_does_not_end_a_study(stored, folder, monkeypatch) -> None:
+    """A trial that waited for room and is lost then, with nothing beside it, goes on: there is nobody to wait for."""
+    monkeypatch.setattr(standby, "FIRST_WAIT", 0.05)
+    tries: list[int] = []
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        tries.append(trial.number)
+        if len(tries) == 1:
+            raise NodeDiskFull("no room on the node")
+        if len(tries) == 2:
+            raise AttemptLost("its supervisor ended")
+        return value_of(trial, work)
+
+    a_loop(stored, folder, objective, limits=Limits(2), capacity=1, most_idle=DEADLINE).run()
+    assert tries == [0, 0, 0, 1]
     assert states(stored) == ["COMPLETE", "COMPLETE"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from persistent_runner.errors import ResultMissing, TrialFailed
@@ -538,6 +538,7 @@ def test_a_formula_over_a_number_that_is_missing_names_that_one(tmp_path: Path) 
         Readings(tmp_path, metrics).numbers()
 
 
+@example(";", {"column": 2})
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=200), st.sampled_from([{"column": 2}, {"column": "cd"}, {"json": "cd"}, {"regex": "(.)$"}]))
 def test_no_text_gives_anything_but_a_number_or_our_error(tmp_path: Path, text: str, rule: dict[str, Any]) -> None:
