@@ -7,7 +7,7 @@ supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a 
     kill  attempt seq                                                              -> done
     withdraw attempt seq                                                           -> done
     put   path mode offset size sha256 before parts, get path offset length, list attempt outputs checksums
-    drop  attempt (its directory goes, or the file of that name)                   -> done
+    drop  attempt (in a quiet moment its directory goes, or the file of that name) -> done
     busy  node on (on a node that does not see this home something runs)           -> done
     ping  beat keep stop                                                           -> done tick ended
 
@@ -52,7 +52,9 @@ SAY_LINE = """trap 'echo "persistent_runner: line $LINENO failed: $BASH_COMMAND"
 CLAIM_WITHOUT_PID = 2.0  # seconds after which a claim whose supervisor never wrote its pid is lost
 POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
-ASIDE = ("list", "drop")  # requests that may take minutes; a child answers them while the agent goes on
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # what is written to a dead child is an error, and not our end
+QUIET = 0.005  # seconds without a word after which there is time for what no command waits for
+DROPS = 32  # acknowledgements that one child answers together
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
@@ -573,7 +575,30 @@ def run_tree(
     return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak
 
 
+def stand_by(agent: socket.socket, others: List[int]) -> None:
+    """Wait for the agent's word which command to see to its end, and do that; without one end with the agent.
+
+    `others` are the descriptors of the agent that nobody here has a use for.
+    """
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):  # that of the channel would hold it open
+        os.dup2(null, fd)
+    close_all(others + [null])
+    become_subreaper()
+    started = (process_stat(os.getpid()) or ("", 0, ""))[2]
+    record = json.dumps({"pid": os.getpid(), "started": started, "boot": BOOT}).encode()
+    manifest_of("/proc/self", ["stat"])  # copies the memory that this touches now, and not while a result waits
+    word = agent.makefile("rb").readline()
+    if word.endswith(b"\n"):
+        supervise(record, agent.fileno(), **json.loads(word.decode()))
+
+
 def supervise(
+    record: bytes,
+    report: int,
     where: str,
     work: str,
     argv: List[str],
@@ -585,29 +610,18 @@ def supervise(
     grace: float,
     running: str,
     copies: List[Tuple[str, str, int]],
-    others: List[int],
-    report: int,
 ) -> None:
     """See one command to its end, whatever becomes of the agent, and write its record.
 
-    `copies` are (source, target, mode) of the big inputs that it finds in its working directory; `others` are the
-    descriptors of the agent that it has no use for.
+    `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
     """
-    os.setsid()
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
     try:
-        me, spare = os.getpid(), os.path.join(where, "exit.spare")
+        spare = os.path.join(where, "exit.spare")
         log = os.open(os.path.join(where, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        close_all(others + [log, null])
-        become_subreaper()
+        os.close(log)
         write_file(spare, b" " * 4096)  # room for the record of a command that fills the disk
-        started = (process_stat(me) or ("", 0, ""))[2]
-        record = json.dumps({"pid": me, "started": started, "boot": BOOT}).encode()
         write_whole(os.path.join(where, "pid"), record)
         remove(running)
         try:
@@ -789,7 +803,9 @@ class Agent(object):
         )
         self.watches = {}  # type: Dict[int, Watch]  # by request
         self.staged = {}  # type: Dict[int, Reply]  # by request, oldest first: commands that wait for one to end
-        self.asides = {}  # type: Dict[int, Tuple[int, bytearray]]  # by descriptor: request, frame of its answer so far
+        self.asides = {}  # type: Dict[int, Tuple[List[int], bytearray]]  # by descriptor: requests, answers so far
+        self.drops = []  # type: List[Reply]  # requests that wait until there is nothing else to do
+        self.spare = None  # type: Optional[socket.socket]  # a supervisor that stands by
         self.incoming = bytearray()
         self.next_often = self.next_seldom = 0.0
 
@@ -876,6 +892,7 @@ class Agent(object):
             for fd in [0] + list(by_fd) + list(self.asides):
                 poll.register(fd, select.POLLIN)
             ready = set(fd for fd, _ in poll.poll(self.patience()))
+            is_quiet = not ready
             for fd in ready:
                 if fd in by_fd:
                     self.report(by_fd[fd])
@@ -892,12 +909,26 @@ class Agent(object):
                     return
                 self.incoming += data
                 for header, body in self.frames():
-                    if header["t"] in ASIDE or ends_long_file(header, body):
-                        self.answer_aside(header, body)
+                    if header["t"] == "drop":
+                        self.drops.append((header, body))
+                    elif header["t"] == "list" or ends_long_file(header, body):
+                        self.answer_aside([(header, body)])
                     else:
                         reply = self.answer(header, body)
                         if reply is not None:
                             self.send(*reply)
+            try:
+                if self.drops and (is_quiet or len(self.drops) >= DROPS):
+                    self.answer_aside(self.drops)
+                    self.drops = []
+                if self.lacks_spare and (is_quiet or ready.intersection(by_fd)):  # a driver takes its time over an exit
+                    self.spare = self.supervisor()
+            except OSError:  # there is no process to be had now
+                time.sleep(POLL)
+
+    @property
+    def lacks_spare(self) -> bool:
+        return self.spare is None and bool(self.config["run"])
 
     def serve_lane(self) -> None:
         """Answer one request after the other, until the driver goes or asks nothing for a while."""
@@ -925,6 +956,8 @@ class Agent(object):
 
     def patience(self) -> Optional[float]:
         """How many milliseconds to wait for a descriptor; None: for ever."""
+        if self.drops or self.lacks_spare:
+            return QUIET * 1000
         if any(w.fd is None for w in self.watches.values()):
             return POLL * 1000
         followed = [
@@ -941,29 +974,40 @@ class Agent(object):
             reply = refused(e, self.folder_of(header)), b""
         return None if reply is None else (dict(reply[0], id=header["id"]), reply[1])
 
-    def answer_aside(self, header: Dict[str, Any], body: bytes) -> None:
+    def answer_aside(self, requests: List[Reply]) -> None:
+        """Answer what may take minutes in a child, while the agent goes on."""
         reads, writes = os.pipe()
-        if os.fork() == 0:
-            try:
-                close_inherited({writes})
-                write_all(writes, self.frame(*(self.answer(header, body) or ({}, b""))))
-            finally:
-                os._exit(0)
-        os.close(writes)
-        self.asides[reads] = (header["id"], bytearray())
+        try:
+            if os.fork() == 0:
+                try:
+                    close_inherited({writes})
+                    for header, body in requests:
+                        write_all(writes, self.frame(*(self.answer(header, body) or ({}, b""))))
+                finally:
+                    os._exit(0)
+        except OSError:
+            os.close(reads)
+            raise
+        finally:
+            os.close(writes)
+        self.asides[reads] = ([header["id"] for header, _ in requests], bytearray())
 
     def forward(self, fd: int) -> None:
-        """Pass the answer of a child on, when it is whole."""
-        request_id, frame = self.asides[fd]
+        """Pass each answer of a child on that is whole."""
+        waiting, answers = self.asides[fd]
         data = os.read(fd, CHUNK)
-        frame += data
+        answers += data
+        while waiting and len(answers) >= 8:
+            size = 8 + sum(struct.unpack(">II", bytes(answers[:8])))
+            if len(answers) < size:
+                break
+            write_all(1, bytes(answers[:size]))
+            del answers[:size], waiting[0]
         if data:
             return
         os.close(fd)
         del self.asides[fd]
-        if len(frame) >= 8 and len(frame) == 8 + sum(struct.unpack(">II", bytes(frame[:8]))):
-            write_all(1, bytes(frame))
-        else:
+        for request_id in waiting:
             self.send({"t": "error", "id": request_id, "kind": "refused", "text": "the answer was cut off on the node"})
 
     # -- requests
@@ -1049,39 +1093,50 @@ class Agent(object):
             env["SETUP_DIR"] = plain_path(self.root, header["setup"])
         if self.shell is None:
             raise ValueError("the node has no shell")
-        argv = [self.shell[0], "-c", self.shell[1] + header["script"]]
-        reads, report = os.pipe()
+        for text in header["outputs"]:
+            pattern(text)  # supervisors find it made, but for the first one
+        request = {
+            "where": where,
+            "work": work,
+            "argv": [self.shell[0], "-c", self.shell[1] + header["script"]],
+            "env": env,
+            "umask": self.umask,
+            "timeout": header.get("timeout"),
+            "stall": header.get("stall"),
+            "patterns": header["outputs"],
+            "grace": self.config["grace"],
+            "running": self.entry(command),
+            "copies": self.copies(header, work),
+        }
+        word = json.dumps(request).encode() + b"\n"
+        spare, self.spare = self.spare or self.supervisor(), None
+        try:
+            spare.sendall(word, NO_SIGNAL)
+        except OSError:  # somebody has killed it
+            spare.close()
+            spare = self.supervisor()
+            spare.sendall(word, NO_SIGNAL)
+        self.watches[header["id"]] = Watch(command, where, work, header, spare.detach())
+
+    def supervisor(self) -> socket.socket:
+        """Fork a supervisor that stands by; what is written here is read there."""
+        ours, theirs = socket.socketpair()
         block = [signal.SIGTERM, signal.SIGCHLD]  # before the fork, so that a supervisor never misses one
         before = signal.pthread_sigmask(signal.SIG_BLOCK, block)
         try:
             if os.fork() == 0:
                 try:
-                    supervise(
-                        where,
-                        work,
-                        argv,
-                        env,
-                        self.umask,
-                        header.get("timeout"),
-                        header.get("stall"),
-                        header["outputs"],
-                        self.config["grace"],
-                        self.entry(command),
-                        self.copies(header, work),
-                        [reads]
-                        + [watch.fd for watch in self.watches.values() if watch.fd is not None]
-                        + list(self.asides),
-                        report,
-                    )
+                    watched = [watch.fd for watch in self.watches.values() if watch.fd is not None]
+                    stand_by(theirs, [ours.fileno()] + watched + list(self.asides))
                 finally:
                     os._exit(0)
         except OSError:
-            os.close(reads)
+            ours.close()
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(report)
-        self.watches[header["id"]] = Watch(command, where, work, header, reads)
+            theirs.close()
+        return ours
 
     def machines_for(self, cores: int) -> List[str]:
         """For each core of a command the name of its machine: this one, or those of whole ones that no other has."""
