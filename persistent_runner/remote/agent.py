@@ -1,7 +1,8 @@
 """The program that runs on a node, inside the SSH channel that started it. Standard library, Python 3.6 or later, one file.
 
-It claims commands (`mkdir`), starts each under a supervisor of its own, reports exits and ends with its channel; the
-supervisors go on. Frames on stdin and stdout: two big-endian 32-bit lengths, a JSON header, a body (`z`: 1 zlib, 2 zstd).
+It claims commands (`mkdir`), starts each under a supervisor, reports exits and ends with its channel; supervisors see
+their commands to the end all the same, and while there is an agent they take one after the other. Frames on stdin and
+stdout: two big-endian 32-bit lengths, a JSON header, a body (`z`: 1 zlib, 2 zstd).
 
     run   attempt seq hash script env cores timeout stall files outputs inline follow seldom among  -> logs* exit
     kill  attempt seq                                                              -> done
@@ -53,6 +54,8 @@ CLAIM_WITHOUT_PID = 2.0  # seconds after which a claim whose supervisor never wr
 POLL = 0.05  # seconds between two looks at what no descriptor reports
 MARKER = "PERSISTENT_RUNNER_COMMAND"
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # what is written to a dead child is an error, and not our end
+AGAIN = b"x"  # a supervisor's word that its command has ended, and that it stands by
+CAN_DRAIN = hasattr(signal, "sigtimedwait")  # not on macOS: there is a supervisor for each command
 QUIET = 0.005  # seconds without a word after which there is time for what no command waits for
 DROPS = 32  # acknowledgements that one child answers together
 CHUNK = 1 << 18  # bytes
@@ -436,7 +439,7 @@ def pack(body: bytes, zstd: Any = None) -> Tuple[int, bytes]:
     return (z, packed) if len(packed) < len(body) else (0, body)
 
 
-# ---------------------------------------------------------------- the supervisor of one command
+# ---------------------------------------------------------------- the supervisor of a command
 
 try:  # here, once: in each supervisor it would cost some milliseconds
     import ctypes
@@ -530,8 +533,8 @@ def run_tree(
     timeout: Optional[float],
     stall: Optional[float],
     grace: float,
-) -> Tuple[str, int, int]:
-    """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process).
+) -> Tuple[str, int, int, bool]:
+    """Run a command and see its whole tree gone: (state, exit code, peak bytes of one process, whether it is gone).
 
     It is ended after `timeout` seconds, and after `stall` seconds in which the log, which is fd 1, has not grown.
     """
@@ -539,7 +542,7 @@ def run_tree(
         child = spawn(argv, env, work, umask)
     except (OSError, ValueError) as e:
         os.write(2, os.fsencode("cannot start %s: %s\n" % (argv[0], e)))
-        return "done", 127, 0
+        return "done", 127, 0, True
     status, peak, state = None, 0, "done"  # type: Optional[int], int, str
     begun = grown = time.monotonic()
     printed = 0
@@ -568,15 +571,14 @@ def run_tree(
         if stall and now >= grown + stall:
             state = "stalled"
             break
-    if not sweep(signal.SIGTERM, time.monotonic() + grace):
-        sweep(signal.SIGKILL, time.monotonic() + 10)
+    gone = sweep(signal.SIGTERM, time.monotonic() + grace) or sweep(signal.SIGKILL, time.monotonic() + 10)
     if status is None:
-        return state, 128 + signal.SIGTERM, peak
-    return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak
+        return state, 128 + signal.SIGTERM, peak, gone
+    return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak, gone
 
 
 def stand_by(agent: socket.socket, others: List[int]) -> None:
-    """Wait for the agent's word which command to see to its end, and do that; without one end with the agent.
+    """See the agent's commands to their ends, one after the other; without one end with the agent.
 
     `others` are the descriptors of the agent that nobody here has a use for.
     """
@@ -591,9 +593,17 @@ def stand_by(agent: socket.socket, others: List[int]) -> None:
     started = (process_stat(os.getpid()) or ("", 0, ""))[2]
     record = json.dumps({"pid": os.getpid(), "started": started, "boot": BOOT}).encode()
     manifest_of("/proc/self", ["stat"])  # copies the memory that this touches now, and not while a result waits
-    word = agent.makefile("rb").readline()
-    if word.endswith(b"\n"):
-        supervise(record, agent.fileno(), **json.loads(word.decode()))
+    for word in agent.makefile("rb"):
+        request = json.loads(word.decode())
+        newer = request.pop("newer")
+        if not supervise(record, agent.fileno(), **request):
+            return
+        os.chdir("/")
+        for fd in (1, 2):  # the log
+            os.dup2(0, fd)
+        if os.path.exists(newer):  # who has joined that command there waits for our end, or has found the record
+            return
+        os.write(agent.fileno(), AGAIN)
 
 
 def supervise(
@@ -610,11 +620,13 @@ def supervise(
     grace: float,
     running: str,
     copies: List[Tuple[str, str, int]],
-) -> None:
-    """See one command to its end, whatever becomes of the agent, and write its record.
+) -> bool:
+    """See one command to its end, whatever becomes of the agent, and write its record; whether nothing is left of it.
 
     `copies` are (source, target, mode) of the big inputs that it finds in its working directory.
     """
+    while CAN_DRAIN and wait_signal([signal.SIGTERM, signal.SIGCHLD], 0):
+        pass  # what was meant for the command before
     try:
         spare = os.path.join(where, "exit.spare")
         log = os.open(os.path.join(where, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -633,7 +645,7 @@ def supervise(
     except (IOError, OSError) as e:  # there is no room even for the record that would say so
         os.write(report, json.dumps(refused(e, work)).encode())
         remove(running)
-        return
+        return False
     unwanted = os.path.join(where, "kill")
     refusal = None
     try:
@@ -646,9 +658,9 @@ def supervise(
         refusal = refused(e, work)
     begun = time.monotonic()
     if refusal or os.path.exists(unwanted):  # asked for before there was a pid, or a copy of its inputs
-        state, code, peak = "killed", 128 + signal.SIGTERM, 0
+        state, code, peak, is_all_gone = "killed", 128 + signal.SIGTERM, 0, True
     else:
-        state, code, peak = run_tree(argv, env, work, umask, timeout, stall, grace)
+        state, code, peak, is_all_gone = run_tree(argv, env, work, umask, timeout, stall, grace)
     ended = {"state": state, "code": code, "seconds": time.monotonic() - begun, "peak_bytes": peak}
     ended["manifest"] = manifest_of(work, patterns) if refusal is None else []
     if refusal is not None:
@@ -656,7 +668,7 @@ def supervise(
     fill_spare(spare, ended)
     os.rename(spare, os.path.join(where, "exit.json"))
     remove(running)
-    os.write(report, b"x")
+    return is_all_gone and CAN_DRAIN
 
 
 def fill_spare(spare: str, ended: Dict[str, Any]) -> None:
@@ -684,6 +696,8 @@ def remove(path: str) -> None:
 
 def ask_to_end(where: str) -> bool:
     """End a command: word for a supervisor that has not begun yet, a signal for one that has; whether there is one."""
+    if os.path.exists(os.path.join(where, "exit.json")):
+        return True  # its supervisor may be at another command
     try:
         write_whole(os.path.join(where, "kill"), b"")
     except OSError:  # no room for it
@@ -751,25 +765,19 @@ def ends_long_file(header: Dict[str, Any], body: bytes) -> bool:
 
 
 class Watch(object):
-    """A command that this agent reports on: `fd` becomes readable at its end (None: look every POLL)."""
+    """A command that this agent reports on: `fd` becomes readable at its end (None: look every POLL).
 
-    def __init__(self, command: str, where: str, work: str, request: Dict[str, Any], fd: Optional[int]) -> None:
-        self.command, self.where, self.work, self.request, self.fd = command, where, work, request, fd
+    `supervisor` is its own one's end of the line; that of another agent's is not known.
+    """
+
+    def __init__(
+        self, command: str, where: str, work: str, request: Dict[str, Any], supervisor: Optional[socket.socket] = None
+    ) -> None:
+        self.command, self.where, self.work, self.request = command, where, work, request
+        self.supervisor, self.fd = supervisor, supervisor.fileno() if supervisor else None  # type: Any, Optional[int]
         self.since = time.monotonic()
         self.sent = request.get("follow")  # type: Optional[int]  # bytes of the log that the driver has; None: no log
         self.seldom = self.sent is not None and bool(request.get("seldom"))
-
-    def said(self) -> Optional[Dict[str, Any]]:
-        """What a supervisor of our own said that could not even begin; closes the descriptor."""
-        if self.fd is None:
-            return None
-        found = None  # type: Optional[Dict[str, Any]]
-        try:
-            found = json.loads(os.read(self.fd, CHUNK).decode())
-        except (OSError, ValueError):  # it began, or is another agent's
-            pass
-        os.close(self.fd)
-        return found
 
     def is_over(self) -> bool:
         """Whether the exit record is there, or never will be."""
@@ -805,7 +813,7 @@ class Agent(object):
         self.staged = {}  # type: Dict[int, Reply]  # by request, oldest first: commands that wait for one to end
         self.asides = {}  # type: Dict[int, Tuple[List[int], bytearray]]  # by descriptor: requests, answers so far
         self.drops = []  # type: List[Reply]  # requests that wait until there is nothing else to do
-        self.spare = None  # type: Optional[socket.socket]  # a supervisor that stands by
+        self.free = []  # type: List[socket.socket]  # supervisors that stand by
         self.incoming = bytearray()
         self.next_often = self.next_seldom = 0.0
 
@@ -842,8 +850,13 @@ class Agent(object):
             if record is not None and not is_alive(record):
                 remove(path)
 
+    @property
+    def newer(self) -> str:
+        """What is there once a newer agent has taken over this node."""
+        return os.path.join(self.node, "epoch", str(self.epoch + 1))
+
     def is_superseded(self) -> bool:
-        return os.path.exists(os.path.join(self.node, "epoch", str(self.epoch + 1)))
+        return os.path.exists(self.newer)
 
     # -- frames
 
@@ -921,14 +934,14 @@ class Agent(object):
                 if self.drops and (is_quiet or len(self.drops) >= DROPS):
                     self.answer_aside(self.drops)
                     self.drops = []
-                if self.lacks_spare and (is_quiet or ready.intersection(by_fd)):  # a driver takes its time over an exit
-                    self.spare = self.supervisor()
+                if is_quiet and self.lacks_supervisor:
+                    self.free.append(self.supervisor())
             except OSError:  # there is no process to be had now
                 time.sleep(POLL)
 
     @property
-    def lacks_spare(self) -> bool:
-        return self.spare is None and bool(self.config["run"])
+    def lacks_supervisor(self) -> bool:
+        return not self.free and bool(self.config["run"])
 
     def serve_lane(self) -> None:
         """Answer one request after the other, until the driver goes or asks nothing for a while."""
@@ -956,7 +969,7 @@ class Agent(object):
 
     def patience(self) -> Optional[float]:
         """How many milliseconds to wait for a descriptor; None: for ever."""
-        if self.drops or self.lacks_spare:
+        if self.drops or self.lacks_supervisor:
             return QUIET * 1000
         if any(w.fd is None for w in self.watches.values()):
             return POLL * 1000
@@ -1107,16 +1120,17 @@ class Agent(object):
             "grace": self.config["grace"],
             "running": self.entry(command),
             "copies": self.copies(header, work),
+            "newer": self.newer,
         }
         word = json.dumps(request).encode() + b"\n"
-        spare, self.spare = self.spare or self.supervisor(), None
+        supervisor = self.free.pop() if self.free else self.supervisor()
         try:
-            spare.sendall(word, NO_SIGNAL)
+            supervisor.sendall(word, NO_SIGNAL)
         except OSError:  # somebody has killed it
-            spare.close()
-            spare = self.supervisor()
-            spare.sendall(word, NO_SIGNAL)
-        self.watches[header["id"]] = Watch(command, where, work, header, spare.detach())
+            supervisor.close()
+            supervisor = self.supervisor()
+            supervisor.sendall(word, NO_SIGNAL)
+        self.watches[header["id"]] = Watch(command, where, work, header, supervisor)
 
     def supervisor(self) -> socket.socket:
         """Fork a supervisor that stands by; what is written here is read there."""
@@ -1126,8 +1140,9 @@ class Agent(object):
         try:
             if os.fork() == 0:
                 try:
-                    watched = [watch.fd for watch in self.watches.values() if watch.fd is not None]
-                    stand_by(theirs, [ours.fileno()] + watched + list(self.asides))
+                    others = [watch.fd for watch in self.watches.values() if watch.fd is not None]
+                    others += [supervisor.fileno() for supervisor in self.free]
+                    stand_by(theirs, [ours.fileno()] + others + list(self.asides))
                 finally:
                     os._exit(0)
         except OSError:
@@ -1164,10 +1179,11 @@ class Agent(object):
         if claim is not None and claim["hash"] != header["hash"]:
             return {"t": "exit", "state": "mismatch"}, b""
         command = "%s/%s" % (header["attempt"], header["seq"])
-        watch = Watch(command, where, work, header, None)
+        watch = Watch(command, where, work, header)
+        is_ours = any(other.where == where for other in self.watches.values())  # its supervisor goes on after it
         self.watches[header["id"]] = watch
         pid = read_json(os.path.join(where, "pid"))
-        if pid is not None and hasattr(os, "pidfd_open"):
+        if pid is not None and hasattr(os, "pidfd_open") and not is_ours:
             try:
                 watch.fd = os.pidfd_open(pid["pid"])
             except OSError:
@@ -1204,10 +1220,27 @@ class Agent(object):
             self.send({"t": "logs", "logs": entries}, b"".join(parts))
         return bool(entries)
 
+    def hear(self, watch: Watch) -> Optional[Dict[str, Any]]:
+        """Hear the end of a command; what its supervisor says that could not even begin. Another command may have it."""
+        if watch.supervisor is None:
+            if watch.fd is not None:
+                os.close(watch.fd)
+            return None
+        try:
+            word = watch.supervisor.recv(CHUNK)
+        except OSError:
+            word = b""
+        if word == AGAIN:
+            self.free.append(watch.supervisor)
+            return None
+        watch.supervisor.close()
+        said = json.loads(word.decode()) if word else None  # type: Optional[Dict[str, Any]]
+        return said
+
     def report(self, request_id: int, ended: int = 1) -> None:
         """Send the exit of a command with what is small of its results."""
         watch = self.watches.pop(request_id)
-        said = watch.said()
+        said = self.hear(watch)
         record = read_json(os.path.join(watch.where, "exit.json"))
         if record is None and said:
             record = {"refusal": said}
