@@ -149,7 +149,7 @@ def test_a_study_whose_connections_are_cut_all_the_time(pools: Pools, network: P
             limits=Limits(TRIALS),
             trial_cores=1,
             max_concurrent=None,
-            designs=spec.designs,
+            spec=spec,
         )
         attempts = Counter(line["trial"] for line in folder.journal() if line["kind"] == "attempt")
     assert cutter.cut >= CUTS

@@ -141,8 +141,7 @@ def run(lease: Callable[[], ClusterLease], study: Study, folder: Path) -> tuple[
             limits=Limits(study.trials),
             trial_cores=1,
             max_concurrent=None,
-            designs=spec.designs,
-            ahead=spec.trial.stage_ahead,
+            spec=spec,
         )
         return progress, time.perf_counter() - begun
 
