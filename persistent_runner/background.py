@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +26,46 @@ def in_background(call: Callable[[], Result], name: str) -> Future[Result]:
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return future
+
+
+class Crew:
+    """Threads that make one call after the other: to begin one takes as long as all else that a short trial asks of it.
+
+    Nobody waits for them when the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], str] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._count = self._idle = 0
+
+    def start(self, call: Callable[[], None], name: str) -> None:
+        """Make a call that raises nothing, at once, in a thread that has this name meanwhile."""
+        with self._lock:
+            is_new = not self._idle
+            self._idle -= not is_new
+            self._count += is_new
+        self._calls.put((call, name))
+        if is_new:
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let each thread end when it has nothing more to do."""
+        for _ in range(self._count):
+            self._calls.put(None)
+
+    def _work(self) -> None:
+        while self._make_one():
+            with self._lock:
+                self._idle += 1
+
+    def _make_one(self) -> bool:
+        todo = self._calls.get()
+        if todo is None:
+            return False
+        call, threading.current_thread().name = todo
+        call()
+        return True
 
 
 def then(source: Future[Answer], convert: Callable[[Answer], Result]) -> Future[Result]:

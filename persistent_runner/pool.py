@@ -6,12 +6,11 @@ import concurrent.futures
 import hashlib
 import logging
 import threading
-import time
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from persistent_runner.background import in_background
+from persistent_runner.background import Crew, in_background
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import AttemptLost, NoCapacity, RunnerError, SetupFailed, TrialFailed
 from persistent_runner.inputs import checksum, walk_inputs
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 0.5
-CLOSE_SECONDS = 5.0  # for the threads of all trials to see that their link is gone
+CLOSE_SECONDS = 5.0  # for all trials to see that their link is gone
 
 Result = TypeVar("Result")
 
@@ -69,7 +68,8 @@ class Pool:
         self.queues = queues
         self._habits = Habits()
         self._lock = threading.Lock()
-        self._running: dict[WorkDir, threading.Thread] = {}
+        self._running: dict[WorkDir, Future[Any]] = {}
+        self._crew = Crew()
         self._places: dict[str, TrialNode] = {}  # by attempt: where it ran, until its directory goes
         self._names: dict[str, str] = {}
         self._setup: str | None = None
@@ -194,8 +194,8 @@ class Pool:
         self._nodes.count(node, 1)
         with self._lock:
             self._places[name] = node
-            self._running[workdir] = thread = threading.Thread(target=work, name=f"trial {number}", daemon=True)
-            thread.start()
+            self._running[workdir] = future
+        self._crew.start(work, f"trial {number}")
         return future
 
     def _fault_of_a_machine(self) -> Exception | None:
@@ -255,10 +255,9 @@ class Pool:
         """End the agents. What still runs on the nodes goes on; its futures fail."""
         self._nodes.close()
         with self._lock:
-            threads = list(self._running.values())
-        until = time.monotonic() + CLOSE_SECONDS
-        for thread in threads:  # objectives that compute for long are not waited for
-            thread.join(max(0.0, until - time.monotonic()))
+            running = list(self._running.values())
+        concurrent.futures.wait(running, CLOSE_SECONDS)  # objectives that compute for long are not waited for
+        self._crew.close()
 
     def _workdir(
         self,
