@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TITLE = "The wait of a core between two trials of a whole study, one at a time"
 ROUND_TRIPS = (0.0, 0.05, 0.1)
 MORE = 15.0  # ms beyond the round trip
-SPAWN = 5.0  # ms: the shell, its supervisor and `cp`
+SPAWN = 2.5  # ms: the shell and `cp`
 STAGED = '"auto"'
 SKIP = 3
 BUSY = {1.0: 0.985, 0.2: 0.93}
