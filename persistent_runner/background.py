@@ -50,7 +50,7 @@ class Crew:
             threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def close(self) -> None:
-        """Let each thread end when it has nothing more to do."""
+        """Let each thread end when it has nothing more to do; nothing starts any more."""
         for _ in range(self._count):
             self._calls.put(None)
 

@@ -258,6 +258,7 @@ class Pool:
             running = list(self._running.values())
         concurrent.futures.wait(running, CLOSE_SECONDS)  # objectives that compute for long are not waited for
         self._crew.close()
+        self._crew = Crew()  # for another cluster
 
     def _workdir(
         self,

@@ -77,9 +77,9 @@ class Ahead:
         self._is_on = self.gap > (_STILL_WORTH if was_on else WORTH) * run
         if self._is_on and not was_on:
             log.info(
-                'stage_ahead = "auto": trials of %s would wait %s for the next one; from here on %d %s sent ahead',
+                'stage_ahead = "auto": trials of %s would wait %.2fs for the next one; from here on %d %s sent ahead',
                 format_duration(run),
-                format_duration(self.gap),
+                self.gap,
                 self.count,
                 "is" if self.count == 1 else "are",
             )

@@ -55,7 +55,7 @@ def test_auto_is_not_changed_by_trials_at_the_edge(caplog: pytest.LogCaptureFixt
             found.ran(run)
         assert found.count == 1
     assert caplog.text.count("stage_ahead") == 1
-    assert "trials of 9s would wait 0.1s for the next one; from here on 1 is sent ahead" in caplog.text
+    assert "trials of 9s would wait 0.10s for the next one; from here on 1 is sent ahead" in caplog.text
     for _ in range(20):
         found.ran(21.0)
     assert found.count == 0

@@ -1,0 +1,55 @@
+"""Threads that make one call after the other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from persistent_runner.background import Crew
+
+SECONDS = 30.0
+
+
+def test_a_call_waits_for_no_other() -> None:
+    """Each is made at once, however many others go on; a thread has its call's name, and takes the next call."""
+    crew, said, go = Crew(), queue.SimpleQueue[tuple[str, int]](), threading.Event()
+
+    def call() -> None:
+        said.put((threading.current_thread().name, threading.get_ident()))
+        assert go.wait(SECONDS)
+
+    for number in range(5):
+        crew.start(call, f"call {number}")
+    first = dict(said.get(timeout=SECONDS) for _ in range(5))
+    assert set(first) == {f"call {number}" for number in range(5)}
+    assert len(set(first.values())) == 5
+    go.set()
+    later = []
+    for number in range(20):
+        crew.start(call, f"later {number}")
+        later.append(said.get(timeout=SECONDS))
+    assert [name for name, _ in later] == [f"later {number}" for number in range(20)]
+    assert len({*first.values(), *(ident for _, ident in later)}) < 10
+    crew.close()
+
+
+def test_its_threads_end_when_it_is_closed() -> None:
+    """Those that are at a call make it to the end."""
+    crew, begun, go, ended = Crew(), threading.Event(), threading.Event(), threading.Event()
+    threads = []
+
+    def call() -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        assert go.wait(SECONDS)
+        ended.set()
+
+    crew.start(call, "one that goes on")
+    assert begun.wait(SECONDS)
+    crew.start(lambda: threads.append(threading.current_thread()), "a short one")
+    crew.close()
+    go.set()
+    assert ended.wait(SECONDS)
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
