@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -37,22 +38,27 @@ class Crew:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], None], str] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._count = self._idle = 0
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
 
     def start(self, call: Callable[[], None], name: str) -> None:
         """Make a call that raises nothing, at once, in a thread that has this name meanwhile."""
         with self._lock:
             is_new = not self._idle
-            self._idle -= not is_new
-            self._count += is_new
+            if is_new:
+                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._threads[-1].start()
+            else:
+                self._idle -= 1
         self._calls.put((call, name))
-        if is_new:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
 
-    def close(self) -> None:
-        """Let each thread end when it has nothing more to do; nothing starts any more."""
-        for _ in range(self._count):
+    def close(self, seconds: float) -> None:
+        """Let each thread end when it has nothing more to do, and wait so long for that; nothing starts any more."""
+        for _ in self._threads:
             self._calls.put(None)
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
         while self._make_one():

@@ -8,7 +8,7 @@ import logging
 import threading
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from persistent_runner.background import Crew, in_background
 from persistent_runner.duration import format_duration
@@ -68,7 +68,7 @@ class Pool:
         self.queues = queues
         self._habits = Habits()
         self._lock = threading.Lock()
-        self._running: dict[WorkDir, Future[Any]] = {}
+        self._running: set[WorkDir] = set()
         self._crew = Crew()
         self._places: dict[str, TrialNode] = {}  # by attempt: where it ran, until its directory goes
         self._names: dict[str, str] = {}
@@ -189,12 +189,12 @@ class Pool:
                 future.set_result(result)
             finally:
                 with self._lock:
-                    del self._running[workdir]
+                    self._running.discard(workdir)
 
         self._nodes.count(node, 1)
         with self._lock:
             self._places[name] = node
-            self._running[workdir] = future
+            self._running.add(workdir)
         self._crew.start(work, f"trial {number}")
         return future
 
@@ -254,10 +254,7 @@ class Pool:
     def close(self) -> None:
         """End the agents. What still runs on the nodes goes on; its futures fail."""
         self._nodes.close()
-        with self._lock:
-            running = list(self._running.values())
-        concurrent.futures.wait(running, CLOSE_SECONDS)  # objectives that compute for long are not waited for
-        self._crew.close()
+        self._crew.close(CLOSE_SECONDS)  # objectives that compute for long are not waited for
         self._crew = Crew()  # for another cluster
 
     def _workdir(

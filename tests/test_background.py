@@ -30,26 +30,25 @@ def test_a_call_waits_for_no_other() -> None:
         later.append(said.get(timeout=SECONDS))
     assert [name for name, _ in later] == [f"later {number}" for number in range(20)]
     assert len({*first.values(), *(ident for _, ident in later)}) < 10
-    crew.close()
+    crew.close(SECONDS)
 
 
 def test_its_threads_end_when_it_is_closed() -> None:
-    """Those that are at a call make it to the end."""
-    crew, begun, go, ended = Crew(), threading.Event(), threading.Event(), threading.Event()
+    """One that is at a call makes it to the end, and is waited for only so long."""
+    crew, begun, go = Crew(), threading.Event(), threading.Event()
     threads = []
 
     def call() -> None:
         threads.append(threading.current_thread())
         begun.set()
         assert go.wait(SECONDS)
-        ended.set()
 
     crew.start(call, "one that goes on")
-    assert begun.wait(SECONDS)
     crew.start(lambda: threads.append(threading.current_thread()), "a short one")
-    crew.close()
+    assert begun.wait(SECONDS)
+    crew.close(0.01)
+    assert threads[0].is_alive()
     go.set()
-    assert ended.wait(SECONDS)
-    for thread in threads:
-        thread.join(SECONDS)
-        assert not thread.is_alive()
+    crew.close(SECONDS)
+    assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)

@@ -225,7 +225,7 @@ def test_a_machine_that_is_silent_for_too_long(
     with pytest.raises(AttemptLost, match=f"{dark}: "):
         held.futures[there].result(DEADLINE)
     assert pool.place(held.places[there]) != held.places[there]
-    assert "The trials run on the other nodes; it is tried again later." in caplog.text
+    eventually(lambda: "The trials run on the other nodes; it is tried again later." in caplog.text, "the word of it")
     pools.rescale.faults.order({"what": "ssh", "do": "refuse", "seconds": 0, "machine": 1, "job": lease.job_id})
     all_up(pool, 2)
     held.start(2, where=held.places[there])
