@@ -46,8 +46,9 @@ class Crew:
         with self._lock:
             is_new = not self._idle
             if is_new:
-                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-                self._threads[-1].start()
+                thread = threading.Thread(target=self._work, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
             else:
                 self._idle -= 1
         self._calls.put((call, name))

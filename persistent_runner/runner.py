@@ -296,7 +296,7 @@ def run_study(
                 settle_unneeded(settings, folder, interrupts)
                 log.info("Nothing to run: all %d trials are settled. --n-trials N runs more.", spec.study.n_trials)
             if not interrupts.count:
-                salvage.bring_outputs()
+                salvage.bring_outputs(is_all=False)
             if not run.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                 run.exit_code = run.exit_code or 1
         except KeyboardInterrupt:

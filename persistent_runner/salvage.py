@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from persistent_runner.crash import crash_point
 from persistent_runner.disk import refusal_of
-from persistent_runner.errors import DiskFull, PlatformError, RunnerError
+from persistent_runner.errors import DiskFull, PlatformError, PlatformRefused, RunnerError
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.files import below
 from persistent_runner.saved_link import NotSaved, SavedFiles, SavedLink
@@ -82,21 +82,29 @@ class Salvage:
             later = told(outcome.later, (), may_drop=Keeping.of(self._spec).may_drop) if outcome.later else None
             commit(self._folder, number, trials[number].params, result_told, later)
             crash_point("salvaged")
-        self.bring_outputs()
+        self.bring_outputs(is_all=True)
 
-    def bring_outputs(self) -> None:
+    def bring_outputs(self, *, is_all: bool) -> None:
         """Fetch the outputs that results were committed without, of trials whose cluster has ended since.
 
-        What cannot be had now is said, and comes with the next start.
+        `is_all` as in `fetch_owed`. What cannot be had now is said, and comes with the next start.
         """
-        owed, _ = resume(self._folder, Keeping.of(self._spec))
+        owed = resume(self._folder, Keeping.of(self._spec)).to_come
         if not owed:
             return
-        site = choose_platform(self._settings, stop=self._stop)
+        try:
+            site = choose_platform(self._settings, stop=self._stop)
+        except RunnerError as error:
+            log.warning("Outputs that are still to come cannot be asked for: %s", error)
+            return
         try:
             places = {number: (each.attempt, each.where.partition(" ")[0]) for number, each in owed.items()}
             for job_id, mine in self._by_ended_job(site, places).items():
-                fetch_owed(site.platform.files, job_id, [owed[number] for number in mine], self._folder, self._stop)
+                theirs = [owed[number] for number in mine]
+                try:
+                    fetch_owed(site.platform.files, job_id, theirs, self._folder, self._stop, is_all=is_all)
+                except PlatformRefused as error:  # of this job
+                    log.warning("Outputs of job %s cannot be fetched: %s", job_id, error)
         except (PlatformError, DiskFull) as error:
             log.warning("Outputs that are still to come cannot be fetched now: %s", error)
         except OSError as error:
@@ -144,11 +152,14 @@ class Salvage:
 
     def _is_over(self, site: Site, job_id: str) -> bool:
         until = time.monotonic() + STOP_SECONDS
-        while (state := site.platform.state(job_id)).ending or state.ended:
-            if state.stopped:
-                return True
-            if time.monotonic() > until or self._stop.wait(site.poll.total_seconds()):
-                return False
+        try:
+            while (state := site.platform.state(job_id)).ending or state.ended:
+                if state.stopped:
+                    return True
+                if time.monotonic() > until or self._stop.wait(site.poll.total_seconds()):
+                    return False
+        except PlatformRefused as error:  # somebody has deleted it
+            log.warning("What job %s has left cannot be asked for: %s", job_id, error)
         return False
 
     def _taken(self, files: SavedFiles, trial: optuna.Trial, attempt: str) -> tuple[Outcome, float] | None:

@@ -10,7 +10,7 @@ from persistent_runner.errors import PlatformRefused
 from persistent_runner.remote import agent
 from persistent_runner.remote.frames import OutputFile
 from persistent_runner.remote.local_names import LocalNames
-from persistent_runner.rescale.files import below
+from persistent_runner.rescale.files import Unfit, below
 from persistent_runner.study.bringing import is_here
 from persistent_runner.study.owed import note, settle
 
@@ -26,33 +26,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LISTED_SECONDS = 10.0  # after which a file that is not listed is believed not to have been saved
+LISTED_SECONDS = 10.0  # that files are waited for which are not listed yet
 LOOK_SECONDS = 1.0
-_GONE = {None, 404, 410}  # statuses of a refusal that is one of this file; without one, it is not what it must be
+_GONE = {404, 410}  # statuses of a refusal that is one of this file
 
 Saved = dict[str, dict[str, "File"]]
 """By attempt: the files that were saved of it, by their path in its working directory."""
 
 
 def fetch_owed(
-    files: JobFiles, job_id: str, owed: Sequence[Owed], folder: RunFolder, stop: threading.Event | None = None
+    files: JobFiles, job_id: str, owed: Sequence[Owed], folder: RunFolder, stop: threading.Event, *, is_all: bool
 ) -> None:
-    """Fetch what is to come of these trials of a job that has ended, and record each; what was not saved never comes.
+    """Fetch what is to come of these trials of a job that has ended, and record each.
 
+    `is_all` says that the job ended long enough ago for all to be listed that was saved: what is not never comes.
     PlatformError where the platform does not answer, OSError where this machine cannot keep a file, RunnerError where
-    the journal cannot be written: then the rest comes another time.
+    the journal cannot be written: then, and after an interrupt, the rest comes another time.
     """
     saved = _saved(files, job_id, owed, folder, stop)
     for each in owed:
         place = each.place(folder)
-        count = 0
+        count, is_settled = 0, is_all or not each.patterns
         for output in _to_come(each, saved[each.name]):
-            target = place.joinpath(*output.path.split("/"))
-            why = "" if is_here(target, output) else _fetch(files, saved[each.name].get(output.path), place, output)
+            if stop.is_set():
+                return
+            target, file = place.joinpath(*output.path.split("/")), saved[each.name].get(output.path)
+            if file is None and not is_all and not is_here(target, output):
+                is_settled = False
+                continue
+            why = "" if is_here(target, output) else _fetch(files, file, place, output)
             target.with_name(target.name + ".part").unlink(missing_ok=True)  # of a start that was killed
-            note(folder, each, output.path, missing=why)
+            note(folder, each, [] if why else [output.path], {output.path: why} if why else None)
             count += not why
-        settle(folder, each)
+        if stop.is_set():
+            return
+        if is_settled:
+            settle(folder, each)
+        else:
+            log.warning("trial %d: not all of its outputs are saved yet; the same line fetches them later", each.number)
         if count:
             outputs = "1 output is" if count == 1 else f"{count} outputs are"
             log.info("trial %d: %s fetched from what its cluster has left", each.number, outputs)
@@ -65,6 +76,8 @@ def _fetch(files: JobFiles, file: File | None, place: Path, output: OutputFile) 
     size = output.size_bytes if output.sha256 else None
     try:
         files.download(file, place, output.path, size_bytes=size, sha256=output.sha256)
+    except Unfit as error:
+        return error.message
     except PlatformRefused as error:
         if error.status not in _GONE:
             raise
@@ -72,20 +85,15 @@ def _fetch(files: JobFiles, file: File | None, place: Path, output: OutputFile) 
     return ""
 
 
-def _saved(
-    files: JobFiles, job_id: str, owed: Sequence[Owed], folder: RunFolder, stop: threading.Event | None
-) -> Saved:
+def _saved(files: JobFiles, job_id: str, owed: Sequence[Owed], folder: RunFolder, stop: threading.Event) -> Saved:
     """List what was saved; a file that is not there may still be listed for some seconds after a job's end."""
     until = time.monotonic() + LISTED_SECONDS
     while True:
         listed = files.listed(job_id, name=folder.on_node)
         found = {each.name: dict(below(listed, f"{folder.on_node}/{each.name}")) for each in owed}
         is_whole = all(output.path in found[each.name] for each in owed for output in each.to_come)
-        if is_whole or time.monotonic() > until:
-            return found
-        if stop is None:
-            time.sleep(LOOK_SECONDS)
-        elif stop.wait(LOOK_SECONDS):
+        is_whole &= all(found[each.name] for each in owed)
+        if is_whole or time.monotonic() > until or stop.wait(LOOK_SECONDS):
             return found
 
 

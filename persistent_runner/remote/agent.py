@@ -919,6 +919,8 @@ class Agent(object):
             if 0 in ready:
                 data = os.read(0, CHUNK)
                 if not data:
+                    if self.drops:
+                        self.answer_aside(self.drops)
                     return
                 self.incoming += data
                 for header, body in self.frames():
@@ -994,8 +996,13 @@ class Agent(object):
             if os.fork() == 0:
                 try:
                     close_inherited({writes})
+                    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # it outlives the agent
                     for header, body in requests:
-                        write_all(writes, self.frame(*(self.answer(header, body) or ({}, b""))))
+                        answer = self.frame(*(self.answer(header, body) or ({}, b"")))
+                        try:
+                            write_all(writes, answer)
+                        except OSError:
+                            pass
                 finally:
                     os._exit(0)
         except OSError:

@@ -50,6 +50,10 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
+class Unfit(PlatformRefused):
+    """A file that is not what it must be, or that no folder here could keep: it would be the same another time."""
+
+
 class JobFiles:
     """The output files of jobs that have ended.
 
@@ -84,15 +88,15 @@ class JobFiles:
         and is not asked for again. The whole may take five minutes and ten seconds for each MB; a minute without a byte
         breaks a request off, and the next one goes on.
 
-        PlatformRefused for a path that leads out of the folder or that not every system can keep, for a file that is
-        gone, and for one that is not what it must be: then nothing is kept.
+        Unfit for a path that leads out of the folder or that not every system can keep and for a file that is not what
+        it must be, PlatformRefused for one that is gone: then nothing is kept.
         """
         if problem := unportable(path):
-            raise PlatformRefused(f"output file {path!r} ({file.id}) is not kept: it is {problem}.")
+            raise Unfit(f"output file {path!r} ({file.id}) is not kept: it is {problem}.")
         size = file.decrypted_size if size_bytes is None else size_bytes
         what = f"output file {path} ({file.id})"
         if size is None:
-            raise PlatformRefused(f"{what}: its size is not known, so a whole copy could not be told from a part.")
+            raise Unfit(f"{what}: its size is not known, so a whole copy could not be told from a part.")
         target = folder.joinpath(*path.split("/"))
         target.parent.mkdir(parents=True, exist_ok=True)
         # By its id, which names one content for ever; hashed, as ids differ in case alone and are foreign text.
@@ -112,7 +116,7 @@ class JobFiles:
             ) from None
         except PlatformRefused as error:
             part.unlink()
-            raise PlatformRefused(f"{what}: {error.message}", remedy=error.remedy, status=error.status) from None
+            raise type(error)(f"{what}: {error.message}", remedy=error.remedy, status=error.status) from None
         return target
 
     def _fill(self, out: BufferedRandom, file_id: str, size: int) -> None:
@@ -143,7 +147,7 @@ class JobFiles:
             seconds = _AHEAD + (end - out.tell()) / _SLOWEST
             for block in content.blocks(min(seconds, until - time.monotonic())):
                 if out.tell() + len(block) > size:
-                    raise PlatformRefused(f"it is longer than the {size} bytes that it must have.", remedy=_CHANGED)
+                    raise Unfit(f"it is longer than the {size} bytes that it must have.", remedy=_CHANGED)
                 out.write(block)
         if out.tell() < end:
             raise PlatformUnavailable(f"{file_id} was cut off at byte {out.tell()}.")

@@ -1,7 +1,7 @@
 """Outputs that come after the commit, in the background, while the next trials run where theirs was.
 
 A few threads bring them, the main thread writes down what has come. Once all of a trial's are here its attempts are
-acknowledged, so that the cluster may forget them.
+acknowledged, so that the cluster may forget them. What is no longer to be kept goes once all is here that is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from persistent_runner.crash import crash_point
 from persistent_runner.disk import has_room, refusal_of
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import AttemptLost, DiskFull, ResultMissing, RunnerError
-from persistent_runner.remote.frames import OutputFile, RequestRefused
 from persistent_runner.remote.local_names import LocalNames
 from persistent_runner.remote.progress import Progress
 from persistent_runner.remote.transfer import fetch
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from optuna.trial import TrialState
 
     from persistent_runner.interrupts import Interrupts
+    from persistent_runner.remote.frames import OutputFile
     from persistent_runner.remote.link import Link
     from persistent_runner.study.machines import Machines
     from persistent_runner.study.run_folder import RunFolder
@@ -84,7 +84,9 @@ class Bringing:
         self._wait = FIRST_LOOK
         self._threads: list[threading.Thread] = []
         self._is_closed = False
-        self._left, self._here = resume(folder, self._keeping)  # what no machine here has; what may have to go
+        found = resume(folder, self._keeping)
+        self._left, self._here = found.to_come, found.here  # what no machine here has; what may have to go
+        self._surplus = list(found.surplus.values())
         self._take_up()
 
     def told(
@@ -107,12 +109,11 @@ class Bringing:
     def take(
         self, number: int, state: TrialState, values: Sequence[float] | None, constraints: dict[str, float]
     ) -> None:
-        """Delete what is no longer to be kept, now that a trial has this result."""
+        """See what is no longer to be kept, now that a trial has this result."""
         for other in self._keeping.take(number, state, values, constraints):
             if other in self._under_way:
-                self._under_way[other].is_wanted = False  # deleted when its thread has seen it
-            for owed in filter(None, (self._here.pop(other, None), self._left.pop(other, None))):
-                delete(self._folder, owed)
+                self._under_way[other].is_wanted = False
+            self._surplus += filter(None, (self._here.pop(other, None), self._left.pop(other, None)))
 
     def drop(self, owed: Owed) -> None:
         """Delete what a metric's function may have needed here of outputs that are not to be kept."""
@@ -128,10 +129,19 @@ class Bringing:
             self._threads[-1].start()
         self._todo.put(owed)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many are on their way that another trial's would only fill its machine's disk."""
+        return len(self._under_way) - len(self._paused) > 2 * max(AT_A_TIME, self._machines.capacity())
+
     def turn(self) -> None:
-        """Write down what has come, and go on with what waited for room here."""
+        """Write down what has come, delete what has to go, and go on with what waited for room here."""
         while not self._came.empty():
             self._settle(self._came.get())
+        if self._surplus and not self._left and not any(owed.is_wanted for owed in self._under_way.values()):
+            for owed in self._surplus:  # until then it is the best that is here
+                delete(self._folder, owed)
+            self._surplus.clear()
         now = time.monotonic()
         for paused in [each for each in self._paused if each.goes_on(now)]:
             self._paused.remove(paused)
@@ -162,7 +172,7 @@ class Bringing:
             self._await()
             self.turn()
             on_turn()
-        self._close()
+        self.close()
         if left := sorted({*self._under_way, *self._left}):
             log.warning(
                 "Outputs of %s are not here yet: the end of their cluster saves them, and the same line fetches them.",
@@ -173,7 +183,8 @@ class Bringing:
         with contextlib.suppress(queue.Empty):
             self._settle(self._came.get(timeout=TURN_SECONDS))
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Bring nothing more."""
         self._is_closed = True
         for _ in self._threads:
             self._todo.put(None)
@@ -196,8 +207,7 @@ class Bringing:
             if not isinstance(came.stopped, DiskFull):
                 came.stopped = full
         if not owed.is_wanted:
-            del self._under_way[owed.number]
-            delete(self._folder, owed)
+            self._surplus.append(self._under_way.pop(owed.number))
             self._acknowledge(owed)
         elif isinstance(came.stopped, DiskFull):
             self._pause(owed, came.stopped)
@@ -212,12 +222,10 @@ class Bringing:
         owed = came.owed
         if not owed.is_wanted:
             return
-        for path in came.arrived:
-            note(self._folder, owed, path)
-        for path, why in came.missing.items():
-            note(self._folder, owed, path, missing=why)
+        note(self._folder, owed, came.arrived, came.missing)
         if came.stopped is None:
-            self._acknowledge(owed)
+            if not came.missing:
+                self._acknowledge(owed)
             settle(self._folder, owed)
             del self._under_way[owed.number]
             if self._keeping.may_drop:
@@ -252,7 +260,7 @@ class Bringing:
                 size = output.size_bytes
                 try:
                     bring(link, owed, output, place)
-                except (ResultMissing, RequestRefused) as error:
+                except ResultMissing as error:
                     came.missing[output.path] = error.message
                 else:
                     came.arrived.append(output.path)
@@ -274,10 +282,9 @@ class Bringing:
         yield from owed.to_come
         if owed.patterns:
             names = LocalNames()
-            with contextlib.suppress(RequestRefused):  # there is nothing of it
-                for output in link.outputs(owed.name, owed.patterns).result():
-                    if output.path not in owed.done and not (output.problem or names.problem(output.path)):
-                        yield output
+            for output in link.outputs(owed.name, owed.patterns).result():
+                if output.path not in owed.done and not (output.problem or names.problem(output.path)):
+                    yield output
 
 
 def bring(link: Link, owed: Owed, output: OutputFile, place: Path) -> None:

@@ -126,6 +126,7 @@ class Loop:
             ahead=self._ahead,
             pilot=pilot,
             is_ending=lambda: self._is_ending,
+            is_behind=lambda: self._results.outputs.is_behind,
         )
 
     def run(self) -> Progress:
@@ -140,6 +141,7 @@ class Loop:
         except BaseException:
             # Leave, or a bug: the attempts that run are lost, their trials are not.
             self._give_all_back()
+            self._results.outputs.close()
             raise
         self._on_turn(progress)
         for running in progress.ready.values():  # the end came in the middle of a turn
@@ -189,14 +191,17 @@ class Loop:
             self._starts.send_ready()
 
     def _settle_ended(self, done: set[Future[Any]]) -> None:
-        # what ended with a result frees its slot for good; the next trial need not wait until that is on the disk
+        # what ended with a result frees its slot for good, before that is on the disk
         well = sum(future.exception() is None for future in done)
         while well and self._starts.unsent and self._slots.is_free(well):
             self._starts.start_ready()
         for number, running in list(self._running.items()):
             if running.future in done:
                 # A result that cannot be committed must leave its trial among those that are given back.
-                self._settle(running)
+                try:
+                    self._take(running)
+                except DiskFull as full:
+                    self._wait_for_room(running, full)
                 if self._running.get(number) is running:
                     del self._running[number]
             else:
@@ -271,14 +276,8 @@ class Loop:
 
     # -- the end of an attempt
 
-    def _settle(self, running: Running) -> None:
-        """Commit what came of an attempt, or give its trial another one."""
-        try:
-            self._take(running)
-        except DiskFull as full:
-            self._wait_for_room(running, full)
-
     def _take(self, running: Running) -> None:
+        """Commit what came of an attempt, or give its trial another one; DiskFull where that finds no room here."""
         number = running.trial.number
         seconds = time.monotonic() - running.since
         try:
@@ -381,9 +380,9 @@ class Loop:
         self.progress.saw(seconds)
 
     def _waits(self) -> bool:
-        """Return False where nothing is to be waited for: a storage that is away, or the next try of a trial."""
+        """Return False where nothing is to be waited for: a storage that is away, the next try of a trial, outputs."""
         away = self._fatal is None and self._outbox.is_away(leaving=bool(self._interrupts.count))
-        if not away and not self._standby:
+        if not (away or self._standby or (self._results.outputs.is_behind and not self._is_ending)):
             return False
         self._interrupts.asked.wait(TURN_SECONDS)
         return True
@@ -394,7 +393,8 @@ class Loop:
     def _give_all_back(self) -> None:
         under_way = [*self._running.values(), *self.progress.ready.values()]
         for running in [*under_way, *self._tenure.take_lost(), *self._standby.take_all()]:
-            with contextlib.suppress(Exception):
-                self._give_back(running)
+            if running.trial.number not in self._outbox:  # it has its result
+                with contextlib.suppress(Exception):
+                    self._give_back(running)
         self._running.clear()
         self.progress.ready.clear()

@@ -122,13 +122,15 @@ class CommandObjective:
         crash_point("pushed")
         work.run(spec.command_text, timeout=spec.trial.timeout, stall=spec.trial.stall, outputs=spec.output_patterns)
         crash_point("ended")
-        outputs, keeps_all = self._outputs(work), spec.trial.keep_outputs == "all"
-        here: list[OutputFile] = []
+        (outputs, missing), keeps_all = self._outputs(work), spec.trial.keep_outputs == "all"
+        here: set[str] = set()
         if any(extract.function for extract in spec.metrics.values()):  # which may look at all that is there
             here = _pulled(work, outputs)
         elif keeps_all:  # what is small is here with the exit already
             here = _pulled(work, [output for output in outputs if output.data is not None])
         try:
+            if missing is not None:
+                raise missing
             for name in spec.metric_files:
                 readers = ", ".join(metric for metric, extract in spec.metrics.items() if extract.file == name)
                 with _wanted(f"[metrics] {readers} reads it"):
@@ -136,9 +138,9 @@ class CommandObjective:
             outcome = self.read(trial.params, work.folder)
         except TrialFailed:
             if keeps_all:  # they show why
-                _pulled(work, [output for output in outputs if output not in here])
+                _pulled(work, [output for output in outputs if output.path not in here])
             raise
-        later = tuple(output for output in outputs if not keeps_all or output not in here)
+        later = tuple(output for output in outputs if not keeps_all or output.path not in here)
         outcome = replace(outcome, later=later)
         crash_point("pulled")
         if self.tells_what_is_left:
@@ -151,20 +153,26 @@ class CommandObjective:
                 log.info("%s = %.10g  (%s)", name, reading.value, reading.note)
         return outcome
 
-    def _outputs(self, work: Work) -> list[OutputFile]:
-        """Return the outputs that no metric reads, as the command has left them; ResultMissing for one that it names.
+    def _outputs(self, work: Work) -> tuple[list[OutputFile], ResultMissing | None]:
+        """Return the outputs that no metric reads, as the command has left them, and what says that one is not there.
 
         What a pattern names of the parameters is not among them: they are always here.
         """
         found: dict[str, OutputFile] = {}
+        missing = None
         for pattern in self._spec.trial.outputs:
             if glob.has_magic(pattern):
                 found |= {output.path: output for output in work.find_all(pattern)}
             else:
-                with _wanted("[trial] outputs names it"):
-                    output = work.find(pattern)
-                found[output.path] = output
-        return [output for path, output in found.items() if path not in {*self._spec.metric_files, "parameters.json"}]
+                try:
+                    with _wanted("[trial] outputs names it"):
+                        output = work.find(pattern)
+                except ResultMissing as error:
+                    missing = missing or error
+                else:
+                    found[output.path] = output
+        taken = {*self._spec.metric_files, "parameters.json"}
+        return [output for path, output in found.items() if path not in taken], missing
 
     def _readings(self, params: Mapping[str, Any], folder: Path) -> Readings:
         return Readings(folder, self._spec.metrics, functions=self._functions, parameters=self.parameters(params))
@@ -179,11 +187,11 @@ class CommandObjective:
         )
 
 
-def _pulled(work: Work, outputs: list[OutputFile]) -> list[OutputFile]:
-    """Fetch outputs, and return them."""
+def _pulled(work: Work, outputs: list[OutputFile]) -> set[str]:
+    """Fetch outputs, and return their paths."""
     for output in outputs:
         work.pull(output.path)
-    return outputs
+    return {output.path for output in outputs}
 
 
 @contextlib.contextmanager

@@ -44,6 +44,9 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._results)
 
+    def __contains__(self, number: object) -> bool:
+        return number in self._results
+
     def put(self, trial: optuna.Trial, result: Result) -> None:
         """Keep a result until it is told."""
         self._results[trial.number] = (trial, result)

@@ -18,7 +18,7 @@ from persistent_runner.errors import RunnerError
 from persistent_runner.remote.frames import OutputFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from persistent_runner.study.keeping import Keeping
@@ -32,7 +32,7 @@ class Owed:
     """The outputs of a trial that are to come from where its last attempt ran.
 
     `files` are known from its exit; of a trial that failed they are looked for by `patterns`. `done` are the paths of
-    those that are here or will not come, `is_wanted` turns false where they are not to be kept any more.
+    those that are here or will never come, `is_wanted` turns false where they are not to be kept any more.
     """
 
     number: int
@@ -40,7 +40,7 @@ class Owed:
     where: str
     files: tuple[OutputFile, ...] = ()
     patterns: tuple[str, ...] = ()
-    done: list[str] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
     is_wanted: bool = True
 
     @property
@@ -64,14 +64,15 @@ def told(files: Sequence[OutputFile], patterns: Sequence[str], *, may_drop: bool
     return {"files": listed, "patterns": list(patterns), "may_drop": may_drop}
 
 
-def note(folder: RunFolder, owed: Owed, path: str, *, missing: str = "") -> None:
-    """Record that an output is here, or why it will not come; RunnerError where the journal cannot be written."""
-    if path not in owed.done:
-        folder.commit(kind="output", trial=owed.number, path=path, **({"missing": missing} if missing else {}))
-        owed.done.append(path)
+def note(folder: RunFolder, owed: Owed, paths: Sequence[str], missing: Mapping[str, str] | None = None) -> None:
+    """Record which outputs are here, and of those that will never come why; RunnerError where it cannot be written."""
+    why = missing or {}
+    if not owed.done.issuperset({*paths, *why}):
+        folder.commit(kind="output", trial=owed.number, paths=list(paths), **({"missing": why} if why else {}))
+        owed.done.update(paths, why)
         crash_point("output-recorded")
-    if missing:
-        log.warning("trial %d: its output %s will not come: %s", owed.number, path, missing)
+    for path, words in why.items():
+        log.warning("trial %d: its output %s will not come: %s", owed.number, path, words)
 
 
 def settle(folder: RunFolder, owed: Owed) -> None:
@@ -94,7 +95,7 @@ def delete(folder: RunFolder, owed: Owed) -> None:
 def unlink(folder: RunFolder, owed: Owed) -> None:
     """Delete what is here of the outputs of a trial, whole or not; OSError where that cannot be."""
     place = owed.place(folder)
-    for path in dict.fromkeys([*owed.done, *(output.path for output in owed.files)]):
+    for path in owed.done.union(output.path for output in owed.files):
         target = place.joinpath(*path.split("/"))
         for each in (target, target.with_name(target.name + ".part")):
             each.unlink(missing_ok=True)
@@ -108,27 +109,35 @@ def _prune(place: Path, target: Path) -> None:
             (place / parent).rmdir()
 
 
-def resume(folder: RunFolder, keeping: Keeping) -> tuple[dict[int, Owed], dict[int, Owed]]:
-    """Return by trial the outputs that are still to come, and those that are here and may have to go.
+@dataclass
+class Found:
+    """By trial the outputs that are still to come, those that are here and may have to go, and those that have to."""
 
-    What the journal has of results is taken into `keeping`, and what is not to be kept by now is deleted.
-    """
+    to_come: dict[int, Owed] = field(default_factory=dict)
+    here: dict[int, Owed] = field(default_factory=dict)
+    surplus: dict[int, Owed] = field(default_factory=dict)
+
+
+def resume(folder: RunFolder, keeping: Keeping) -> Found:
+    """Return what there is to do after earlier starts; what the journal has of results is taken into `keeping`."""
     history = _History()
     for record in folder.journal():
         if "trial" in record:
             history.take(record)
     for number in history.results:
         keeping.take(*history.rated(number))
-    to_come, here = {}, {}
+    found = Found()
     for number, owed in history.owed.items():
         is_wanted, is_settled = keeping.wants(*history.rated(number)), number in history.settled
         if is_wanted and not is_settled:
-            to_come[number] = owed
+            found.to_come[number] = owed
         elif is_wanted and number in history.may_drop:
-            here[number] = owed
-        elif not is_wanted and (not is_settled or (number in history.may_drop and keeping.may_drop)):
-            delete(folder, owed)
-    return to_come, here
+            found.here[number] = owed
+        elif is_wanted or history.results[number]["state"] == "FAIL":  # which another reader may find to be the best
+            continue
+        elif not is_settled or (number in history.may_drop and keeping.may_drop):
+            found.surplus[number] = owed
+    return found
 
 
 class _History:
@@ -156,7 +165,7 @@ class _History:
             if outputs := record.get("outputs"):
                 self._owe(number, outputs)
         elif kind == "output" and number in self.owed:
-            self.owed[number].done.append(record["path"])
+            self.owed[number].done.update(record["paths"], record.get("missing", ()))
         elif kind == "outputs" and number in self.owed:
             if record["kept"]:
                 self.settled.add(number)

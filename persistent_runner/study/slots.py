@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """The places of one start. `asked` counts the trials that were asked for; `is_ending` says that no more may be."""
+    """The places of one start. `asked` counts the trials that were asked for; `is_ending` says that no more may be.
+
+    `is_behind` says that none may start until outputs have come.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Slots:
         ahead: Ahead,
         pilot: Pilot | None,
         is_ending: Callable[[], bool],
+        is_behind: Callable[[], bool],
     ) -> None:
         self._study = study
         self._progress = progress
@@ -45,6 +49,7 @@ class Slots:
         self._ahead = ahead
         self._pilot = pilot
         self._is_ending = is_ending
+        self._is_behind = is_behind
         self.asked = 0
 
     @property
@@ -59,7 +64,7 @@ class Slots:
 
     def is_free(self, ended: int = 0) -> bool:
         """Whether a trial may start now, `ended` being how many of those that run have ended."""
-        well = not self._is_ending() and not self._outbox and self._tenure.has_time
+        well = not self._is_ending() and not self._outbox and self._tenure.has_time and not self._is_behind()
         return well and self.at_work - ended < self._standby.room(self._most)
 
     @property

@@ -219,4 +219,8 @@ def test_a_day_is_really_run_both_ways(tmp_path: Path) -> None:
     assert each.whole > day.TRIALS * (day.START_UP + 2)
     assert min(one.executed, each.executed) >= day.TRIALS * 2
     assert one.booted > one.executed
-    assert [round(day.modelled(day.MODEL, minutes, day.START_UP), 1) for minutes in day.MODEL_MINUTES] == [5.4, 1.9, 1.2]
+    assert [round(day.modelled(day.MODEL, minutes, day.START_UP), 1) for minutes in day.MODEL_MINUTES] == [
+        5.4,
+        1.9,
+        1.2,
+    ]

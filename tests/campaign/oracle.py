@@ -116,7 +116,7 @@ def _half(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
 def _owed(run: Path) -> set[int]:
     """Return the trials of a run that were committed without their output, which has not come since."""
     records = lines(run / "journal.jsonl")
-    here = {line["trial"] for line in records if line["kind"] == "output" and not line.get("missing")}
+    here = {line["trial"] for line in records if line["kind"] == "output" and line["paths"]}
     return {line["trial"] for line in records if line["kind"] == "result" and line.get("outputs")} - here
 
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, cast
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
+from persistent_runner import saved_outputs
 from persistent_runner.remote.frames import OutputFile
+from persistent_runner.study.bringing import Bringing
 from persistent_runner.study.keeping import Keeping
-from persistent_runner.study.owed import Owed, delete, note, resume, settle, told
+from persistent_runner.study.machines import Machines
+from persistent_runner.study.owed import Found, Owed, delete, note, resume, settle, told
 from persistent_runner.study.resume import Result, commit
+from tests.driving import until
 
 if TYPE_CHECKING:
+    from persistent_runner.rescale.api import File
+    from persistent_runner.rescale.files import JobFiles
     from persistent_runner.study.run_folder import RunFolder
 
 COMPLETE = TrialState.COMPLETE
@@ -84,7 +92,7 @@ def put(folder: RunFolder, owed: Owed, path: str) -> None:
     target = owed.place(folder) / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(b"12345")
-    note(folder, owed, path)
+    note(folder, owed, [path])
 
 
 def test_the_journal_says_what_is_to_come(folder: RunFolder) -> None:
@@ -95,16 +103,16 @@ def test_the_journal_says_what_is_to_come(folder: RunFolder) -> None:
     for path in ("field.bin", "more/mesh.bin"):
         put(folder, third, path)
     settle(folder, third)
-    to_come, here = resume(folder, Keeping("all", ["minimize"]))
-    assert here == {}
-    assert list(to_come) == [0, 1]
+    found = resume(folder, Keeping("all", ["minimize"]))
+    to_come = found.to_come
+    assert (list(to_come), found.here, found.surplus) == ([0, 1], {}, {})
     assert to_come[0] == first
     assert (to_come[1].name, to_come[1].where) == ("00001.2", "lease node 1")
     assert [output.path for output in to_come[1].to_come] == ["more/mesh.bin"]
 
 
 def test_a_death_before_a_deletion_is_made_good(folder: RunFolder) -> None:
-    """What is no longer among the best goes with the next start; what a metric read and people put there stays."""
+    """What is no longer among the best goes once the best is here; what a metric read and people put there stays."""
     keeping = Keeping("best", ["minimize"])
     worse = committed(folder, 0, 2.0, keeping)
     for path in ("field.bin", "more/mesh.bin"):
@@ -115,12 +123,69 @@ def test_a_death_before_a_deletion_is_made_good(folder: RunFolder) -> None:
     better = committed(folder, 1, 1.0, keeping)
     worst = committed(folder, 2, 3.0, keeping)
     put(folder, worst, "field.bin")
-    to_come, here = resume(folder, Keeping("best", ["minimize"]))
-    assert (list(to_come), list(here)) == ([1], [])
+    found = resume(folder, Keeping("best", ["minimize"]))
+    assert (list(found.to_come), list(found.here), list(found.surplus)) == ([1], [], [0, 2])
+    outputs = Bringing(folder, nowhere(), Keeping("best", ["minimize"]))
+    outputs.turn()
+    assert (place / "field.bin").exists()  # of all that are here it is the best
+    settle(folder, better)
+    outputs = Bringing(folder, nowhere(), Keeping("best", ["minimize"]))
+    outputs.turn()
     assert sorted(path.name for path in place.rglob("*")) == ["out.json"]
     assert list(worst.place(folder).rglob("*")) == []
-    settle(folder, better)
-    assert [list(found) for found in resume(folder, Keeping("best", ["minimize"]))] == [[], [1]]
+    found = resume(folder, Keeping("best", ["minimize"]))
+    assert (list(found.to_come), list(found.here), list(found.surplus)) == ([], [1], [])
+
+
+def test_the_best_that_is_here_stays_until_a_better_one_is(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """Its machine is gone in the middle of it: what was there before is what the user has."""
+    first = committed(folder, 0, 2.0, Keeping("best", ["minimize"]))
+    put(folder, first, "field.bin")
+    settle(folder, first)
+    outputs = Bringing(folder, nowhere(), Keeping("best", ["minimize"]))
+    second = committed(folder, 1, 1.0, Keeping("best", ["minimize"]))
+    outputs.take(1, COMPLETE, [1.0], {})
+    outputs.begin(second)
+    until(lambda: outputs.turn() or "its outputs do not come now" in caplog.text, "the end of the try")
+    outputs.turn()
+    assert (first.place(folder) / "field.bin").exists()
+    outputs.close()
+
+
+def test_another_reader_deletes_nothing(folder: RunFolder) -> None:
+    """`--reread` finds no number in what was the best: whoever mends the reader has the outputs still."""
+    keeping = Keeping("best", ["minimize"])
+    best = committed(folder, 0, 1.0, keeping)
+    put(folder, best, "field.bin")
+    settle(folder, best)
+    commit(folder, 0, {}, Result(TrialState.FAIL, None, {}, {}))
+    for _ in range(2):
+        Bringing(folder, nowhere(), Keeping("best", ["minimize"])).turn()
+    assert (best.place(folder) / "field.bin").exists()
+    commit(folder, 0, {}, Result(COMPLETE, [1.0], {}, {}))
+    assert list(resume(folder, Keeping("best", ["minimize"])).here) == [0]
+
+
+class Unlisted:
+    """A platform that has nothing of a job yet."""
+
+    def listed(self, *_: object, **__: object) -> list[File]:
+        return []
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_what_is_not_listed_is_given_up_by_a_later_start_alone(
+    is_all: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soon after a job's end files may not be listed yet; an interrupt decides nothing either."""
+    monkeypatch.setattr(saved_outputs, "LISTED_SECONDS", 0.0)
+    owed, stop = committed(folder, 0, 1.0, Keeping("all", ["minimize"])), threading.Event()
+    saved_outputs.fetch_owed(cast("JobFiles", Unlisted()), "job", [owed], folder, stop, is_all=is_all)
+    assert bool(resume(folder, Keeping("all", ["minimize"])).to_come) != is_all
+    other = committed(folder, 1, 1.0, Keeping("all", ["minimize"]))
+    stop.set()
+    saved_outputs.fetch_owed(cast("JobFiles", Unlisted()), "job", [other], folder, stop, is_all=True)
+    assert 1 in resume(folder, Keeping("all", ["minimize"])).to_come
 
 
 def test_nothing_goes_that_was_kept_by_another_rule(folder: RunFolder) -> None:
@@ -129,7 +194,12 @@ def test_nothing_goes_that_was_kept_by_another_rule(folder: RunFolder) -> None:
     for each in owed:
         put(folder, each, "field.bin")
         settle(folder, each)
-    assert resume(folder, Keeping("best", ["minimize"])) == ({}, {})
+    assert resume(folder, Keeping("best", ["minimize"])) == Found()
     assert [(each.place(folder) / "field.bin").exists() for each in owed] == [True, True]
     delete(folder, owed[0])
     assert not (owed[0].place(folder) / "field.bin").exists()
+
+
+def nowhere() -> Machines:
+    """Return machines that have no way to any."""
+    return Machines(lambda *_: Future(), lambda: 1, lambda: None)
