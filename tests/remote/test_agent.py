@@ -17,6 +17,7 @@ import pytest
 
 from persistent_runner.remote import agent
 from persistent_runner.remote.frames import decode, encode
+from tests.remote.conftest import until
 
 SOURCE = Path(agent.__file__).read_text("utf-8")
 
@@ -106,14 +107,19 @@ def test_a_zombie_is_dead() -> None:
     ended.wait()
 
 
+def agent_of(python: str, of_run: str = "r") -> list[str]:
+    """Return the command line of an agent."""
+    program = "import sys,json;exec(compile(sys.argv[1],'agent','exec'));main(json.loads(sys.argv[2]))"
+    config = {"run": of_run, "lease": "l", "node": "n", "head": "n", "grace": 0.3, "nonce": "N"}
+    return [python, "-IS", "-c", program, SOURCE, json.dumps(config)]
+
+
 def talk(
     python: str, home: Path, requests: list[tuple[dict[str, Any], bytes]], *, of_run: str = "r", **env: str
 ) -> list[dict[str, Any]]:
     """Run an agent under a Python until each request has its answer; return the answers by id."""
-    program = "import sys,json;exec(compile(sys.argv[1],'agent','exec'));main(json.loads(sys.argv[2]))"
-    config = {"run": of_run, "lease": "l", "node": "n", "head": "n", "grace": 0.3, "nonce": "N"}
     process = subprocess.Popen(
-        [python, "-IS", "-c", program, SOURCE, json.dumps(config)],
+        agent_of(python, of_run),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={"HOME": str(home), "PATH": os.environ["PATH"], **env},
@@ -240,6 +246,18 @@ def test_what_a_ping_brings_and_tells(tmp_path: Path) -> None:
     talk(python, tmp_path, [ping(1, stop=True)])
     assert (lease / "stop").exists()
     assert {path.name for path in lease.iterdir() if path.is_file()} == {"beat", "keep", "stop", "tick", "ended"}
+
+
+def test_what_is_acknowledged_goes_though_the_driver_does_not_wait(tmp_path: Path) -> None:
+    """Its last words are carried out when it has gone."""
+    root = tmp_path / "work" / "r"
+    for number in range(10):
+        (root / f"{number}.1" / "field").mkdir(parents=True)
+    words = b"".join(encode({"t": "drop", "id": number, "attempt": f"{number}.1"}, b"") for number in range(10))
+    python = shutil.which("python3") or "python3"
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    subprocess.run(agent_of(python), input=words, env=environment, stdout=subprocess.DEVNULL, check=True)
+    until(lambda: not list(root.glob("*.1")), "the end of all directories")
 
 
 @pytest.mark.parametrize("beat", ["", "a b", "a\n", "x" * 81, "../x", 3])

@@ -35,16 +35,6 @@ def test_they_see_to_many_commands_and_end_with_their_agent(site: Site, link: Li
     until(lambda: not processes(site.run), "the end of all that the agent started")
 
 
-def test_what_is_acknowledged_goes_though_the_agent_ends(site: Site, link: Link) -> None:
-    """A driver's last words are carried out when it has gone."""
-    ended(site, link, 40)
-    for number in range(40):
-        link.drop(name(number))
-    link.ping().result(60)  # they have come
-    link.close()
-    until(lambda: not list(site.root.glob("0*")), "the end of all directories")
-
-
 def test_each_command_has_its_own(site: Site, link: Link) -> None:
     """Directory, log, mask and variables are those of the command, whatever the one before did to its own."""
     masks = set()
