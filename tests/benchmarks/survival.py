@@ -31,7 +31,7 @@ STRACE = shutil.which("strace")
 SLOW = 10  # ms, as a disk that really writes takes
 OWN = ("run", "drop")  # what a trial sends: its command; and, with nobody waiting, that its directory may go
 ONE_BY_ONE = ("--set", "trial.stage_ahead=0")
-AHEAD = ("--set", "trial.stage_ahead=1", "--set", "trial.command=sleep 0.3; cp parameters.json result.json")
+AHEAD = ("--set", "trial.stage_ahead=1", "--set", "trial.command=sleep 1; cp parameters.json result.json")
 SELDOM = {"PERSISTENT_RUNNER_BEAT": "5s"}
 
 

@@ -103,20 +103,17 @@ BUGS = (
     Bug(
         "a time-out ends the shell alone",
         "remote/agent.py",
-        "if not sweep(signal.SIGTERM, time.monotonic() + grace):",
-        'if state == "timeout":\n        send_signal([child], signal.SIGKILL)\n'
-        "    elif not sweep(signal.SIGTERM, time.monotonic() + grace):",
+        "gone = sweep(signal.SIGTERM",
+        'gone = (state == "timeout" and not send_signal([child], signal.SIGKILL)) or sweep(signal.SIGTERM',
         "hanging solvers",
     ),
     Bug(
         "the result is recorded before the outputs are here",
         "study/objective.py",
-        """        for pattern in spec.trial.outputs:
-            if glob""",
+        "        here: set[str] = set()",
         """        import threading
         threading.Timer(0.2, lambda: [work.pull(name) for name in spec.trial.outputs]).start()
-        for pattern in ():
-            if glob""",
+        here, outputs = set(), []""",
         "result-recorded",
     ),
     Bug(
@@ -129,7 +126,7 @@ BUGS = (
     Bug(
         "an agent that was replaced starts what it was sent",
         "remote/agent.py",
-        'return os.path.exists(os.path.join(self.node, "epoch", str(self.epoch + 1)))',
+        "return os.path.exists(self.newer)",
         "return False",
         "an agent wakes late",
     ),
