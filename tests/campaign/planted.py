@@ -42,13 +42,13 @@ BUGS = (
     Bug(
         "the study is told before the journal has it",
         "study/committed.py",
-        """        commit(self._folder, number, running.params, result)
+        """        commit(self._folder, number, running.params, result, outputs)
         crash_point("result-recorded")
         self._outbox.put(running.trial, result)
 """,
         """        self._outbox.put(running.trial, result)
         self._outbox.deliver()
-        commit(self._folder, number, running.params, result)
+        commit(self._folder, number, running.params, result, outputs)
 """,
         "told",
     ),
