@@ -29,15 +29,15 @@ from tests.openssh import SSHD, WHY_NOT
 
 # name: module, its sizes, and the smaller ones of --quick
 BARRED = {
-    "overhead": (overhead, (50, 5), (15, 1)),
+    "overhead": (overhead, (50, 5), (9, 1)),
     "objectives": (objectives, (50, 1000), (15, 200)),
     "noops": (noops, (500, 7), (200, 3)),
     "burst": (burst, (200, 5), (200, 1)),
     "opening": (opening, (9,), (3,)),
-    "begin": (begin, (9,), (3,)),
+    "begin": (begin, (9,), (2,)),
     "busy": (busy, (50,), (15,)),
-    "day": (day, ({2: 20.0, 10: 60.0},), ({2: 45.0, 10: 200.0},)),
-    "gaps": (gaps, (30,), (8,)),
+    "day": (day, ({2: 20.0, 10: 60.0},), ({2: 60.0, 10: 300.0},)),
+    "gaps": (gaps, (30,), (5,)),
     "many": (many, (10_000, 200), (2_000, 50)),
     "rate": (rate, (500, 7), (200, 3)),
     "transfers": (transfers, (transfers.Size(),), (transfers.QUICK,)),
