@@ -51,10 +51,11 @@ def fetch_owed(
             if stop.is_set():
                 return
             target, file = place.joinpath(*output.path.split("/")), saved[each.name].get(output.path)
-            if file is None and not is_all and not is_here(target, output):
+            is_here_already = is_here(target, output)
+            if file is None and not is_all and not is_here_already:
                 is_settled = False
                 continue
-            why = "" if is_here(target, output) else _fetch(files, file, place, output)
+            why = "" if is_here_already else _fetch(files, file, place, output)
             target.with_name(target.name + ".part").unlink(missing_ok=True)  # of a start that was killed
             note(folder, each, [] if why else [output.path], {output.path: why} if why else None)
             count += not why

@@ -129,7 +129,16 @@ Command = Annotated[
     BeforeValidator(_command),
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": "\\S"}, _LINES], "title": "text, or list of texts"}),
 ]
+
+
+def _keep(value: object) -> object:
+    if value not in ("all", "best", "failed") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError('must be "all", "best", "failed" or a whole number from 1')
+    return value
+
+
 Ahead = Annotated[Annotated[int, Field(ge=0)] | Literal["auto"], BeforeValidator(_ahead)]
+Keep = Annotated[Literal["all", "best", "failed"] | Annotated[int, Field(ge=1)], BeforeValidator(_keep)]
 Inputs = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_inputs)]
 FunctionName = Annotated[
     str,

@@ -17,6 +17,7 @@ from persistent_runner.study.fields import (
     Environment,
     FunctionName,
     Inputs,
+    Keep,
     RelativePath,
     Softwares,
     Storage,
@@ -172,9 +173,7 @@ class TrialTable(Table):
     )
     """Files that are kept of each trial, by name or glob pattern. Files that a metric reads come back unnamed. Big ones
     follow while the next trial runs."""
-    keep_outputs: Literal["all", "best", "failed"] | Annotated[int, Field(ge=1)] = Field(
-        default="all", examples=["best"]
-    )
+    keep_outputs: Keep = Field(default="all", examples=["best"])
     """The trials whose `outputs` are kept: `"all"`, those whose command ended well; `"best"`, the best one so far that
     meets the constraints, with several objectives the front; a number, so many of the best; `"failed"`, only those
     that failed, with what they left. What is no longer among the best is deleted. Logs and files that a metric reads

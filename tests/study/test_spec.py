@@ -270,6 +270,8 @@ def test_all_mistakes_are_told_together(folder: Path) -> None:
         ("cores = 72", "cores = 72\nsoftware = []", "[cluster] software (line 9): is empty"),
         ("cores = 72", 'cores = 72\nsoftware = [{ analysis = "a", version = 0 }]', "[cluster] software[0] version"),
         ("cores = 36", 'stage_ahead = "fast"', '[trial] stage_ahead (line 18): must be a whole number from 0, or "auto"'),
+        ("cores = 36", 'keep_outputs = "bst"', 'keep_outputs (line 18): must be "all", "best", "failed" or a whole number'),
+        ("cores = 36", "keep_outputs = 0", 'keep_outputs (line 18): must be "all", "best", "failed" or a whole number'),
         ("cores = 36", "stage_ahead = true", 'stage_ahead (line 18): must be a whole number from 0, or "auto"'),
         ("cores = 36", "cores = 73", "[trial] cores (line 18): 73 is more than the 72 of the whole cluster"),
         ("cores = 36", 'outputs = "*.log"', '[trial] outputs (line 18): must be a list, such as ["a", "b"], not "*.log"'),
