@@ -35,7 +35,7 @@ from persistent_runner.study.known import add_known
 from persistent_runner.study.loop import Loop
 from persistent_runner.study.machines import Machines
 from persistent_runner.study.objective import CommandObjective, load_python_objective
-from persistent_runner.study.outbox import StorageAway
+from persistent_runner.study.outbox import StorageAway, needs_storage
 from persistent_runner.study.pilot import Pilot, before_the_first
 from persistent_runner.study.progress import Limits, settled, settled_by_state
 from persistent_runner.study.proposals import put_failed, put_first, retried
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@needs_storage()
 def optimize(
     study: optuna.Study,
     objective: Callable[..., Any],
@@ -105,7 +106,8 @@ def optimize(
                 catch=catch,
             )
         finally:
-            write_table(folder, study)
+            with _less_important():
+                write_table(folder, study)
     if interrupts.count:
         raise KeyboardInterrupt
 
@@ -215,6 +217,7 @@ class StudyRun:
     headings: dict[str, str] = field(default_factory=dict, repr=False)
 
 
+@needs_storage()
 def run_study(
     path: str | Path,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -16,7 +17,7 @@ from persistent_runner.study.resume import Result, tell
 from persistent_runner.study.storage import root_cause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import optuna
 
@@ -29,6 +30,18 @@ AWAY_SECONDS = 600  # how long an idle cluster waits for a storage that does not
 
 class StorageAway(RunnerError):
     """The study's storage does not answer; committed results are in the journal and are told by the next start."""
+
+
+@contextlib.contextmanager
+def needs_storage() -> Iterator[None]:
+    """Say in words that a storage went away where nothing can go on without it; its own texts hold the address."""
+    try:
+        yield
+    except StorageInternalError as error:
+        raise StorageAway(
+            f"the study's storage does not answer: {root_cause(error)}",
+            remedy="All results are in the journal; run the same line again when it is back.",
+        ) from None
 
 
 class Outbox:
