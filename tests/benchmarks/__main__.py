@@ -32,7 +32,7 @@ BARRED = {
     "overhead": (overhead, (50, 5), (9, 1)),
     "objectives": (objectives, (50, 1000), (15, 200)),
     "noops": (noops, (500, 7), (200, 3)),
-    "burst": (burst, (200, 5), (200, 1)),
+    "burst": (burst, (200, 5), (200, 2)),
     "opening": (opening, (9,), (3,)),
     "begin": (begin, (9,), (2,)),
     "busy": (busy, (50,), (15,)),

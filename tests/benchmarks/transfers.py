@@ -44,15 +44,16 @@ PUT_BARS = {0.05: 0.80, 0.1: 0.74}
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much is carried: bytes of random content and of text, turns of each, and small trials."""
+    """How much is carried: bytes over the fast and the slow line and by SFTP and scp; turns, and small trials."""
 
-    random_bytes: int = 200_000_000
-    text_bytes: int = 200_000_000
+    fast_bytes: int = 200_000_000
+    slow_bytes: int = 200_000_000
+    others_bytes: int = 200_000_000
     turns: int = 3
     trials: int = 15
 
 
-QUICK = Size(60_000_000, 60_000_000, 2, 7)
+QUICK = Size(120_000_000, 60_000_000, 20_000_000, 2, 7)
 
 
 def measure(folder: Path, size: Size) -> list[Row]:
@@ -84,7 +85,7 @@ def _as_run_study() -> Iterator[None]:
 
 
 def _fast(server: OpenSsh, files: Path, rtt: float, size: Size) -> list[Row]:
-    data = os.urandom(size.random_bytes)
+    data = os.urandom(size.fast_bytes)
     name = f"{len(data) / 1e6:.0f} MB, 1 Gbit/s, RTT {rtt * 1000:.0f} ms"
     with _raw(data) as target, line(HOST, target, rtt, FAST) as raw, _linked(server, rtt, FAST) as ours:
         times: dict[str, list[float]] = {"get": [], "put": [], "raw get": [], "raw put": []}
@@ -93,7 +94,7 @@ def _fast(server: OpenSsh, files: Path, rtt: float, size: Size) -> list[Row]:
             for way, call in (("get", back), ("put", there)):
                 times[f"raw {way}"].append(_seconds(lambda way=way: _by_raw(raw, way, data)))
                 times[way].append(_seconds(call))
-        others = _others(server, ours.port, files, data, ours.connection)
+        others = _others(server, ours.port, files, data[: size.others_bytes], ours.connection)
     rows = []
     for way, bar in (("get", GET_BARS[rtt]), ("put", PUT_BARS[rtt])):
         rate, peer = (len(data) / 1e6 / statistics.median(times[key][1:]) for key in (way, f"raw {way}"))
@@ -104,7 +105,7 @@ def _fast(server: OpenSsh, files: Path, rtt: float, size: Size) -> list[Row]:
 
 
 def _text(server: OpenSsh, files: Path, size: Size, *, zstd: bool) -> list[Row]:
-    data = text(size.text_bytes)
+    data = text(size.slow_bytes)
     kind, times = ("zstd", 2.5) if zstd else ("zlib", 2.0)
     with _only_zlib() if not zstd else contextlib.nullcontext(), _linked(server, 0.05, SLOW) as ours:
         there, back = _ways(ours, files, data)
@@ -124,7 +125,7 @@ def _text(server: OpenSsh, files: Path, size: Size, *, zstd: bool) -> list[Row]:
 
 
 def _beside(server: OpenSsh, files: Path, size: Size) -> list[Row]:
-    data = os.urandom(size.random_bytes)
+    data = os.urandom(size.slow_bytes)
     rows = []
     with _linked(server, 0.05, SLOW) as ours:
         count = iter(range(1_000_000))
