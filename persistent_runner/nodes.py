@@ -73,6 +73,7 @@ class TrialNode:
         self._telling = threading.Lock()  # of what the head node's switch is told of this one
         self._busy = 0
         self._seen: Future[None] = Future()
+        self._strays: list[str] = []  # attempts that may run here though they were given up
         self.link = self._new_link()
         self.ready: Future[None] = Future()
 
@@ -126,6 +127,9 @@ class TrialNode:
             self._met(self.link.open())
             if self._head is not None and not self._sees_head:
                 self._head.busy(self._node.instance_id, on=False)  # of a driver that died
+            for attempt in self._strays:
+                self.link.drop(attempt).result()  # ends it: its trial runs elsewhere
+            self._strays.clear()
             prepare(self)
         except ConnectionLost as error:
             self._give_up(error)
@@ -216,11 +220,13 @@ class TrialNode:
                 if not self._busy:
                     head.busy(self._node.instance_id, on=False)
 
-    def fault(self, error: BaseException, link: Link) -> BaseException:
+    def fault(self, error: BaseException, link: Link, attempt: str) -> BaseException:
         """Return what an error over a link means to an attempt here: only the head node's is one of the whole lease."""
         if self._head is None or isinstance(error, _OF_THE_LEASE):
             return error
         is_ours = isinstance(error, ConnectionLost | HostNotProven | PlatformError) or error is link.wait_for_end(0)
+        if is_ours:
+            self._strays.append(attempt)
         return self._lost(error) if is_ours else error
 
     def _lost(self, error: BaseException) -> AttemptLost:

@@ -171,9 +171,10 @@ class Pool:
                 workdir.check()  # it may be stopped before its machine is there
             ready.result()
             with node.busy():
-                result = task(workdir)
-            workdir.check()  # what an objective that hid a fault of the machine returns is no result
-            return result
+                try:
+                    return task(workdir)
+                finally:
+                    workdir.check()  # whatever an objective makes of a fault of the machine is no result
 
         def work() -> None:
             try:
@@ -184,7 +185,7 @@ class Pool:
             except TrialFailed as error:
                 future.set_exception(self._fault_of_a_machine() or error)
             except BaseException as error:  # noqa: BLE001 - the future carries it
-                future.set_exception(node.fault(error, link))
+                future.set_exception(node.fault(error, link, name))
             else:
                 future.set_result(result)
             finally:
@@ -330,6 +331,9 @@ def _set_up(workdir: WorkDir, node: TrialNode, setup: Setup) -> CommandResult:
     try:
         workdir.push(*setup.inputs)
         return workdir.run(setup.command or ":")
+    except AttemptLost:  # it was stopped, or killed
+        failed.touch()
+        raise
     except TrialFailed as error:
         failed.touch()
         raise SetupFailed(error.message, remedy=error.remedy, directory=workdir.attempt) from None

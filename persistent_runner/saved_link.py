@@ -84,7 +84,7 @@ class SavedLink:
             on_log(0, printed)
         tail = printed[-agent.LOG_TAIL :]
         found = exit_of(ended | {"log_tail": len(tail), "log_size": len(printed)}, tail)
-        self._manifest |= {output.path: output for output in found.manifest}
+        self._manifest |= {output.path: output for output in found.manifest or ()}
         return found
 
     def outputs(

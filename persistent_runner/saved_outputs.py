@@ -10,6 +10,7 @@ from persistent_runner.errors import PlatformRefused
 from persistent_runner.remote import agent
 from persistent_runner.remote.frames import OutputFile
 from persistent_runner.remote.local_names import LocalNames
+from persistent_runner.remote.transfer import part_of
 from persistent_runner.rescale.files import Unfit, below
 from persistent_runner.study.bringing import is_here
 from persistent_runner.study.owed import note, settle
@@ -56,7 +57,7 @@ def fetch_owed(
                 is_settled = False
                 continue
             why = "" if is_here_already else _fetch(files, file, place, output)
-            target.with_name(target.name + ".part").unlink(missing_ok=True)  # of a start that was killed
+            part_of(target).unlink(missing_ok=True)  # of a start that was killed
             note(folder, each, [] if why else [output.path], {output.path: why} if why else None)
             count += not why
         if stop.is_set():

@@ -126,6 +126,23 @@ def test_a_big_input_that_finds_no_room_where_all_attempts_share_it(
     assert failures(study) == ["", ""]
 
 
+def test_a_command_that_fills_the_disk_and_ends_well(pools: Pools, folder: RunFolder) -> None:
+    """Its record has no room for the names of its outputs: they are looked for, and all of them come."""
+    pool, study = pools.pool(), new_study("sqlite", folder)
+
+    def objective(trial: optuna.Trial, work: WorkDir) -> float:
+        del trial
+        work.run(
+            "for i in $(seq 60); do echo $i > step_$i.csv; done; dd if=/dev/zero of=scratch bs=4096 || true",
+            outputs=["*.csv", "scratch"],
+        )
+        return float(len(work.pull_all("*.csv")))
+
+    with small_disk(root_of(pool) / "00000.1", "1m"):
+        loop_on(pool, study, folder, objective, limits=Limits(1)).run()
+    assert [trial.value for trial in study.trials] == [60.0]
+
+
 def ran(pools: Pools) -> Counter[str]:
     """Return how often the command of each trial was started."""
     return Counter((pools.folder / "ran").read_text().split())

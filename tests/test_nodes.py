@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -19,6 +20,7 @@ from persistent_runner.errors import AttemptLost
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.lease.cluster import Setup
 from persistent_runner.recovery import Backoff
+from persistent_runner.remote.agent import MARKER
 from persistent_runner.remote.patience import Patience
 from persistent_runner.runner import _run_trials
 from persistent_runner.study.progress import Limits
@@ -27,11 +29,11 @@ from persistent_runner.study.run_folder import RunFolder
 from tests.driving import HOSTILE, LONG, Gated, all_jobs, kill
 from tests.driving import until as eventually
 from tests.pools import DEADLINE, until
+from tests.remote.conftest import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
-    from pathlib import Path
 
     from persistent_runner.lease.manager import ClusterLease
     from persistent_runner.pool import Pool
@@ -225,9 +227,13 @@ def test_a_machine_that_is_silent_for_too_long(
     with pytest.raises(AttemptLost, match=f"{dark}: "):
         held.futures[there].result(DEADLINE)
     assert pool.place(held.places[there]) != held.places[there]
+    lost = f"{pool._nodes.by(held.places[there]).root}/{there:05d}.1"
+    assert processes(f"{MARKER}={lost}")
     eventually(lambda: "The trials run on the other nodes; it is tried again later." in caplog.text, "the word of it")
     pools.rescale.faults.order({"what": "ssh", "do": "refuse", "seconds": 0, "machine": 1, "job": lease.job_id})
     all_up(pool, 2)
+    assert not processes(f"{MARKER}={lost}")  # beside the next one there
+    assert not Path(lost).exists()
     held.start(2, where=held.places[there])
     assert len(set(held.end(2, 1 - there))) == 2
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from persistent_runner.interrupts import Interrupts
+from persistent_runner.remote.agent import PART
 from persistent_runner.study import bringing
 from persistent_runner.study import loop as loop_module
 from persistent_runner.study.keeping import Keeping
@@ -105,7 +107,7 @@ def test_what_a_killed_start_was_owed_comes_from_its_cluster(place, point) -> No
     assert have(place, "fields/big.bin") == {0, 2, 3, 4}
     assert ran(place) == list("01234")
     assert {record["trial"] for record in records(place, "outputs") if record["kept"]} == {0, 2, 3, 4}
-    assert not list((place.runs / "tiny").rglob("*.part"))
+    assert not list((place.runs / "tiny").rglob(f"*{PART}"))
 
 
 @pytest.mark.parametrize("n_trials", [1, 3])
@@ -120,7 +122,7 @@ def test_what_a_killed_start_was_owed_comes_from_what_its_cluster_left(place, n_
     assert "trial 0: 1 output is fetched from what its cluster has left" in second.said
     assert have(place, "fields/big.bin") == {0, 2} & set(range(n_trials))
     assert ran(place) == list("012")[:n_trials]
-    assert not list((place.runs / "tiny").rglob("*.part"))
+    assert not list((place.runs / "tiny").rglob(f"*{PART}"))
 
 
 def test_an_output_that_is_not_there_fails_its_trial(place) -> None:
@@ -244,3 +246,21 @@ def test_what_cannot_be_brought_later_is_named_and_fails_nothing(
         assert "changed after its command had ended" in found["missing"]["two"]
         assert not list(folder.path.glob("trials/*/two*"))
     assert "trial 0: its output two will not come: two of attempt 00000.1 changed" in caplog.text
+
+
+def test_an_output_that_cannot_be_read(pools: Pools, small: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others come all the same; the node keeps it, and what is not here is said."""
+    pool = pools.pool(folder=small / "runs")
+
+    def objective(trial: optuna.Trial, work: WorkDir) -> Outcome:
+        work.run("echo one > first; echo two > second", outputs=["first", "second"])
+        later = tuple(dataclasses.replace(work.find(name), data=None) for name in ("first", "second"))
+        work.run("rm first; mkdir first")
+        return Outcome((trial.params["x"],), {}, later=later)
+
+    with RunFolder(small / "runs", "wing") as folder:
+        loop_on(pool, new_study("sqlite", folder), folder, objective=objective, limits=Limits(1)).run()
+        assert (folder.path / "trials/00000/second").read_text() == "two\n"
+    assert "first is not a regular file" in caplog.text
+    assert "Outputs of trial 0 are not here yet" in caplog.text
+    assert there(pool) == ["00000.1"]

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import optuna
 import pytest
 
 from persistent_runner.errors import (
@@ -79,8 +80,9 @@ def test_an_acknowledged_attempt_leaves_the_node(pools: Pools) -> None:
     assert second.is_dir()
 
 
-def test_a_hidden_fault_of_the_machine(pools: Pools) -> None:
-    """An objective that catches everything cannot turn a lost attempt into a result."""
+@pytest.mark.parametrize("made_of_it", [1.0, ValueError("no result"), optuna.TrialPruned("no result")])
+def test_a_hidden_fault_of_the_machine(pools: Pools, made_of_it: object) -> None:
+    """An objective that catches everything cannot turn a lost attempt into a result, or a fault of its own."""
     pool = pools.pool()
     begun = threading.Event()
 
@@ -88,6 +90,8 @@ def test_a_hidden_fault_of_the_machine(pools: Pools) -> None:
         try:
             work.run("echo begun; sleep 600", on_line=lambda _: begun.set())
         except Exception:  # noqa: BLE001 - as a careless objective does
+            if isinstance(made_of_it, Exception):
+                raise made_of_it from None
             return 1.0
         return 0.0
 
@@ -178,6 +182,16 @@ def test_a_failed_setup(pools: Pools) -> None:
         .result(60)
         .startswith("setup-")
     )
+
+
+def test_a_setup_that_was_killed(pools: Pools) -> None:
+    """It says nothing of the setup: the next start on the same cluster runs it again."""
+    lease = pools.lease(
+        Setup((), '[ -e "$HOME/again" ] || { touch "$HOME/again"; kill -9 $PPID; sleep 600; }', pools.folder)
+    )
+    with pytest.raises(AttemptLost, match="the setup was lost"):
+        pools.pool(lease)
+    assert pools.pool(lease).capacity == 2
 
 
 def test_stop(pools: Pools) -> None:

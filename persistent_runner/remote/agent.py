@@ -58,6 +58,8 @@ AGAIN = b"x"  # a supervisor's word that its command has ended, and that it stan
 CAN_DRAIN = hasattr(signal, "sigtimedwait")  # not on macOS: there is a supervisor for each command
 QUIET = 0.005  # seconds without a word after which there is time for what no command waits for
 DROPS = 32  # acknowledgements that one child answers together
+DROP_WAITS = 15.0  # seconds beyond its grace for a command to end whose directory goes
+PART = ".pr-part"  # what a file is called until it is whole, behind its name: no solver calls one so
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
 FILE_INLINE = 1 << 16  # bytes of one file that may travel in the exit frame
@@ -672,14 +674,14 @@ def supervise(
 
 
 def fill_spare(spare: str, ended: Dict[str, Any]) -> None:
-    """Write an exit record into the room that was kept for it; on a full disk without its manifest."""
+    """Write an exit record into the room that was kept for it; on a full disk with null for its manifest."""
     fd = os.open(spare, os.O_WRONLY)
     try:
         record = json.dumps(ended).encode()
         try:
             write_all(fd, record)
         except OSError:
-            record = json.dumps(dict(ended, manifest=[])).encode()
+            record = json.dumps(dict(ended, manifest=None)).encode()
             os.lseek(fd, 0, os.SEEK_SET)
             write_all(fd, record)
         os.ftruncate(fd, len(record))
@@ -778,6 +780,7 @@ class Watch(object):
         self.since = time.monotonic()
         self.sent = request.get("follow")  # type: Optional[int]  # bytes of the log that the driver has; None: no log
         self.seldom = self.sent is not None and bool(request.get("seldom"))
+        self.is_other = False  # than the one that was asked for
 
     def is_over(self) -> bool:
         """Whether the exit record is there, or never will be."""
@@ -1183,10 +1186,11 @@ class Agent(object):
 
     def join(self, header: Dict[str, Any], work: str, where: str) -> Optional[Reply]:
         claim = read_json(os.path.join(where, "command.json"))
-        if claim is not None and claim["hash"] != header["hash"]:
-            return {"t": "exit", "state": "mismatch"}, b""
         command = "%s/%s" % (header["attempt"], header["seq"])
         watch = Watch(command, where, work, header)
+        if claim is not None and claim["hash"] != header["hash"]:
+            ask_to_end(where)  # nobody will ask for it again, and its cores are another attempt's
+            watch.is_other, watch.sent = True, None
         is_ours = any(other.where == where for other in self.watches.values())  # its supervisor goes on after it
         self.watches[header["id"]] = watch
         pid = read_json(os.path.join(where, "pid"))
@@ -1254,8 +1258,8 @@ class Agent(object):
         if record is None:  # looked at once more, after its supervisor was seen dead
             self.bury(watch)
         self.start_staged(ended)  # its cores are free; who waits for the report waits a round trip in any case
-        if record is None:
-            self.send({"t": "exit", "id": request_id, "state": "lost"})
+        if record is None or watch.is_other:
+            self.send({"t": "exit", "id": request_id, "state": "mismatch" if watch.is_other else "lost"})
             return
         if "refusal" in record:
             self.send(dict(record["refusal"], id=request_id))
@@ -1263,7 +1267,7 @@ class Agent(object):
         while not watch.seldom and self.send_logs({request_id: watch}):
             pass
         parts, left = [], int(watch.request.get("inline", 0))
-        for entry in record["manifest"]:
+        for entry in record["manifest"] or []:
             if "sha256" in entry and entry["size"] <= min(left, FILE_INLINE):
                 data = read_at(os.path.join(watch.work, entry["path"]), 0, entry["size"] + 1)
                 if len(data) == entry["size"]:
@@ -1329,7 +1333,7 @@ class Agent(object):
         return {"t": "done"}, b""
 
     def do_put(self, header: Dict[str, Any], body: bytes) -> Reply:
-        path, part = plain_path(self.root, header["path"]), plain_path(self.root, header["path"] + ".part")
+        path, part = plain_path(self.root, header["path"]), plain_path(self.root, header["path"] + PART)
         before = header.get("before")
         if before and os.path.isdir(self.place(before)[1]):
             return {"t": "done"}, b""  # its command was claimed: what is there stays
@@ -1378,6 +1382,13 @@ class Agent(object):
 
     def do_drop(self, header: Dict[str, Any], body: bytes) -> Reply:
         path = plain_path(self.root, header["attempt"])
+        records = os.path.join(path, ".attempt")
+        for name in os.listdir(records) if os.path.isdir(records) else []:
+            watch = Watch("", os.path.join(records, name), path, {})
+            until = watch.since + self.config["grace"] + DROP_WAITS
+            if ask_to_end(watch.where):  # one that was given up
+                while not watch.is_over() and time.monotonic() < until:
+                    time.sleep(POLL)
         remove(path)  # where it is a file
         shutil.rmtree(path, ignore_errors=True)
         return {"t": "done"}, b""

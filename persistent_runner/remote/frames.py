@@ -11,7 +11,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from persistent_runner.errors import RunnerError
+from persistent_runner.errors import ConnectionLost, RunnerError
+from persistent_runner.printable import printable
 from persistent_runner.remote.agent import ZLIB
 from persistent_runner.remote.packing import pack, unpack
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 Header = dict[str, Any]
 Reply = tuple[Header, bytes]
 
-_LENGTHS = struct.Struct(">II")
+LENGTHS = struct.Struct(">II")
+_SHOWN = 80
+_MOST_BYTES = 64 << 20  # of a header or a body; four letters that stand for a length are more
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,16 @@ class Exit:
     """How a command ended.
 
     `state`: `done`, `timeout`, `killed`, `lost` (its supervisor is gone without a record), `mismatch` (another command
-    was claimed under this id), `absent` (it was not claimed: a shared file is not on the node) or `withdrawn` (it was
-    claimed for nobody before it began). `code` is 128 + n for signal n. `log_tail` are the last of `log_bytes`.
+    was claimed under this id, and is ended), `absent` (it was not claimed: a shared file is not on the node) or
+    `withdrawn` (it was claimed for nobody before it began). `code` is 128 + n for signal n. `manifest` is None where a
+    full disk had no room for it. `log_tail` are the last of `log_bytes`.
     """
 
     state: str
     code: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
-    manifest: tuple[OutputFile, ...] = ()
+    manifest: tuple[OutputFile, ...] | None = ()
     log_tail: bytes = b""
     log_bytes: int = 0
 
@@ -92,6 +96,16 @@ class NoRoom(RequestRefused):
     """The disk of the node is full."""
 
 
+class NotAFrame(ConnectionLost):
+    """Something else has come than an agent sends, as from what a login shell has left in the background."""
+
+    def __init__(self, found: bytes, where: str) -> None:
+        super().__init__(
+            f"{where}: what came is not of the agent, but {printable(found[:_SHOWN])!r}",
+            remedy="Does a login there leave something behind that prints later?",
+        )
+
+
 def encode(header: Header, body: bytes = b"", way: int = ZLIB) -> bytes:
     """Return one frame, its body compressed in this way where that is worth it."""
     z, body = pack(body, way)
@@ -99,20 +113,36 @@ def encode(header: Header, body: bytes = b"", way: int = ZLIB) -> bytes:
         header = header | {"z": z}
     # Not ASCII alone: the node reads names as the bytes that they are, whatever its locale.
     head = json.dumps(header, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    return _LENGTHS.pack(len(head), len(body)) + head + body
+    return LENGTHS.pack(len(head), len(body)) + head + body
 
 
-def decode(buffer: bytearray) -> Iterator[Reply]:
-    """Yield each whole frame at the head of the buffer, and take it away."""
-    while len(buffer) >= _LENGTHS.size:
-        head, body = _LENGTHS.unpack_from(buffer)
-        end = _LENGTHS.size + head + body
+def decode(buffer: bytearray, where: str) -> Iterator[Reply]:
+    """Yield each whole frame at the head of the buffer, and take it away; NotAFrame, which says `where`."""
+    while len(buffer) >= LENGTHS.size:
+        head, body = lengths_of(buffer, where)
+        end = LENGTHS.size + head + body
         if len(buffer) < end:
             return
-        header = json.loads(bytes(buffer[_LENGTHS.size : _LENGTHS.size + head]).decode("utf-8", "replace"))
-        content = bytes(buffer[_LENGTHS.size + head : end])
+        header, content = bytes(buffer[LENGTHS.size : LENGTHS.size + head]), bytes(buffer[LENGTHS.size + head : end])
         del buffer[:end]
-        yield header, unpack(header.get("z", 0), content)
+        yield reply_of(header, content, where)
+
+
+def lengths_of(start: bytes | bytearray, where: str) -> tuple[int, int]:
+    """Return the lengths of header and body by the start of a frame; NotAFrame."""
+    head, body = LENGTHS.unpack_from(start)
+    if max(head, body) > _MOST_BYTES:
+        raise NotAFrame(bytes(start), where)
+    return head, body
+
+
+def reply_of(head: bytes, body: bytes, where: str) -> Reply:
+    """Return what a frame holds; NotAFrame."""
+    try:
+        header = json.loads(head.decode("utf-8", "replace"))
+        return header, unpack(header.get("z", 0), body)
+    except Exception:  # noqa: BLE001 - each way of compression has errors of its own
+        raise NotAFrame(head + body, where) from None
 
 
 def packed(files: Iterable[tuple[str, bytes | SharedFile, int]]) -> tuple[list[list[Any]], bytes]:
@@ -189,7 +219,7 @@ def exit_of(header: Header, body: bytes) -> Exit:
         return Exit(header["state"])
     at = header["log_tail"]
     files = []
-    for entry in header["manifest"]:
+    for entry in header["manifest"] or ():
         data = None
         if entry.get("inline"):
             data = body[at : at + entry["size"]]
@@ -200,7 +230,7 @@ def exit_of(header: Header, body: bytes) -> Exit:
         code=header["code"],
         seconds=header["seconds"],
         peak_bytes=header["peak_bytes"],
-        manifest=tuple(files),
+        manifest=None if header["manifest"] is None else tuple(files),
         log_tail=body[: header["log_tail"]],
         log_bytes=header["log_size"],
     )

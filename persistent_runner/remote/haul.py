@@ -158,7 +158,11 @@ class _Haul:
             return piece
 
     def _work(self) -> None:
-        lane = self._ways.lanes.take()
+        lane = None
+        try:
+            lane = self._ways.lanes.take()
+        except BaseException as error:  # noqa: BLE001 - raised where the haul was asked for
+            self._fail(error)
         with self._turn:
             self._opening -= 1
             self._carrying += lane is not None

@@ -9,9 +9,7 @@ speed alone, since all that it carries can go over another one or the link's own
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING
 from persistent_runner.errors import ConnectionLost, RunnerError
 from persistent_runner.remote import agent, packing
 from persistent_runner.remote.flow import MOST, Flow
-from persistent_runner.remote.frames import encode
+from persistent_runner.remote.frames import LENGTHS, NotAFrame, encode, lengths_of, reply_of
 from persistent_runner.remote.launch import open_session, start_agent, what_it_said
 from persistent_runner.remote.ssh import FAULTS, close, hang_up, translated
 
@@ -40,7 +38,6 @@ AT_MOST = 2 * ON_ONE_CONNECTION  # with a second connection
 LONG_RTT = 0.08  # seconds from which on sending needs more than four times 2 MB on the way
 _REFUSED_SECONDS = 60.0  # before a refused lane is asked for again
 _PACKET = 1 << 17  # bytes
-_LENGTHS = struct.Struct(">II")
 
 
 class LaneLost(ConnectionLost):
@@ -78,9 +75,11 @@ class Lane:
 
     def receive(self) -> tuple[Header, bytes, int]:
         """Return the next answer, and how many bytes it was on the line; LaneLost when it does not come."""
-        head, body = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        header = json.loads(self._read(head))
-        return header, packing.unpack(header.get("z", 0), self._read(body)), _LENGTHS.size + head + body
+        try:
+            head, body = lengths_of(self._read(LENGTHS.size), self._where)
+            return *reply_of(self._read(head), self._read(body), self._where), LENGTHS.size + head + body
+        except NotAFrame as error:
+            raise LaneLost(error.message) from None
 
     def _read(self, size: int) -> bytes:
         while len(self._rest) < size:

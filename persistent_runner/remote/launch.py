@@ -60,7 +60,7 @@ def start_agent(
         in_background(lambda: channel.exec_command(command), "start of an agent").result(seconds)
     buffer = bytearray(_after_nonce(channel, nonce.encode(), where, seconds))
     while True:
-        for header, _ in decode(buffer):
+        for header, _ in decode(buffer, where):
             return hello_of(header), bytes(buffer)
         with translated(where):
             data = channel.recv(1 << 16)

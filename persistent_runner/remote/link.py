@@ -314,7 +314,7 @@ class Link:
         buffer = bytearray(rest)
         channel.settimeout(self._patience.dead)
         while True:
-            for header, body in frames.decode(buffer):
+            for header, body in frames.decode(buffer, self.node):
                 self.frames_in += 1
                 self._deliver(header, body)
             try:

@@ -16,7 +16,7 @@ from persistent_runner.background import in_background
 from persistent_runner.crash import crash_point
 from persistent_runner.disk import sync_folder
 from persistent_runner.errors import ConfigError, ResultMissing
-from persistent_runner.remote.agent import STATIC
+from persistent_runner.remote.agent import PART, STATIC
 from persistent_runner.remote.frames import NoRoom, failure_of, get_header, put_header
 from persistent_runner.remote.haul import Piece, Ways, haul
 from persistent_runner.remote.progress import Progress
@@ -43,7 +43,7 @@ _READERS = 3  # lanes that read together where the node compresses with zlib
 
 def fetch(link: Link, attempt: str, output: OutputFile, target: Path, progress: Progress | None = None) -> None:
     """Bring one output here as `target`, whole or not at all; ResultMissing when it changed on the way."""
-    part = target.with_name(target.name + ".part")
+    part = part_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("wb") as file, progress or Progress(output.path, output.size_bytes) as shown:
@@ -64,6 +64,11 @@ def fetch(link: Link, attempt: str, output: OutputFile, target: Path, progress: 
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def part_of(target: Path) -> Path:
+    """Return what a file is called here until all of it is."""
+    return target.with_name(target.name + PART)
 
 
 class _Sink:
@@ -281,6 +286,6 @@ def _send(
             most=link.lanes.to_send,
         )
     except NoRoom:
-        link.drop(path + ".part").result()  # half a file takes the room that others need
+        link.drop(path + PART).result()  # half a file takes the room that others need
         raise
     link.put(path, b"", offset=size, sha256=checksum, parts=True, **whole).result()

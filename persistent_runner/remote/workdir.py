@@ -193,8 +193,8 @@ class WorkDir:
                 )
         finally:
             self._running = None
-        self._manifest = {output.path: output for output in ended.manifest}
-        self._listed = frozenset(outputs)
+        self._manifest = {output.path: output for output in ended.manifest or ()}
+        self._listed = frozenset(() if ended.manifest is None else outputs)
         return self._result(command, seq, ended, limit, silence)
 
     def pull(self, name: str) -> Path:

@@ -20,6 +20,7 @@ from persistent_runner.crash import crash_point
 from persistent_runner.disk import has_room, refusal_of
 from persistent_runner.duration import format_duration
 from persistent_runner.errors import AttemptLost, DiskFull, ResultMissing, RunnerError
+from persistent_runner.remote.frames import RequestRefused
 from persistent_runner.remote.local_names import LocalNames
 from persistent_runner.remote.progress import Progress
 from persistent_runner.remote.transfer import fetch
@@ -262,6 +263,8 @@ class Bringing:
                     bring(link, owed, output, place)
                 except ResultMissing as error:
                     came.missing[output.path] = error.message
+                except RequestRefused as error:  # its disk may be ill; the others are there
+                    came.stopped = came.stopped or error
                 else:
                     came.arrived.append(output.path)
         except OSError as error:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from persistent_runner.crash import crash_point
 from persistent_runner.errors import RunnerError
 from persistent_runner.remote.frames import OutputFile
+from persistent_runner.remote.transfer import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ def unlink(folder: RunFolder, owed: Owed) -> None:
     place = owed.place(folder)
     for path in owed.done.union(output.path for output in owed.files):
         target = place.joinpath(*path.split("/"))
-        for each in (target, target.with_name(target.name + ".part")):
+        for each in (target, part_of(target)):
             each.unlink(missing_ok=True)
         _prune(place, target)
 

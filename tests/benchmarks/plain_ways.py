@@ -82,20 +82,26 @@ def by_fabric(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 
 
 @contextmanager
+def _paramiko(place: Far) -> Iterator[paramiko.SSHClient]:
+    with paramiko.SSHClient() as client:
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        client.connect(
+            place.node.address,
+            place.node.port,
+            place.node.user,
+            key_filename=str(place.server.key),
+            look_for_keys=False,
+        )
+        yield client
+
+
+@contextmanager
 def by_connecting(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """A connection of paramiko for each trial, and scp for each file, as in Rescale's tutorial."""
 
     def trial() -> Results:
         folder = sample.new_folder()
-        with paramiko.SSHClient() as client:
-            client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-            client.connect(
-                place.node.address,
-                place.node.port,
-                place.node.user,
-                key_filename=str(place.server.key),
-                look_for_keys=False,
-            )
+        with _paramiko(place) as client:
             _execute(client, f"mkdir {folder}")
             for name, data in sample.files.items():
                 _scp_there(client, f"{folder}/{name}", data)
@@ -108,29 +114,20 @@ def by_connecting(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]
 @contextmanager
 def by_sftp(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """One connection of paramiko with one SFTP session, nothing confirmed that need not be."""
-    with paramiko.SSHClient() as client:
-        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-        client.connect(
-            place.node.address,
-            place.node.port,
-            place.node.user,
-            key_filename=str(place.server.key),
-            look_for_keys=False,
-        )
-        with client.open_sftp() as sftp:
+    with _paramiko(place) as client, client.open_sftp() as sftp:
 
-            def trial() -> Results:
-                folder = sample.new_folder()
-                sftp.mkdir(folder)
-                for name, data in sample.files.items():
-                    sftp.putfo(io.BytesIO(data), f"{folder}/{name}", confirm=False)
-                _execute(client, f"cd {folder}; {sample.command}")
-                small, big = io.BytesIO(), io.BytesIO()
-                sftp.getfo(f"{folder}/{SMALL}", small)
-                sftp.getfo(f"{folder}/{BIG}", big)
-                return small.getvalue(), big.getvalue()
+        def trial() -> Results:
+            folder = sample.new_folder()
+            sftp.mkdir(folder)
+            for name, data in sample.files.items():
+                sftp.putfo(io.BytesIO(data), f"{folder}/{name}", confirm=False)
+            _execute(client, f"cd {folder}; {sample.command}")
+            small, big = io.BytesIO(), io.BytesIO()
+            sftp.getfo(f"{folder}/{SMALL}", small)
+            sftp.getfo(f"{folder}/{BIG}", big)
+            return small.getvalue(), big.getvalue()
 
-            yield trial
+        yield trial
 
 
 @contextmanager

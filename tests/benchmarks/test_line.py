@@ -7,43 +7,27 @@ import os
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tests.benchmarks.line import line
+from tests.benchmarks.tcp import HOST, served
 from tests.openssh import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 RTT = 0.1
-HOST = "127.0.0.1"
 
 
-@contextmanager
-def echo() -> Iterator[int]:
+def echo() -> AbstractContextManager[int]:
     """Serve a port that sends back what comes, and its end when that comes."""
 
     def answer(sock: socket.socket) -> None:
-        with sock:
-            while data := sock.recv(1 << 18):
-                sock.sendall(data)
+        while data := sock.recv(1 << 18):
+            sock.sendall(data)
 
-    def serve() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(sock,), daemon=True).start()
-
-    listener = socket.create_server((HOST, 0))
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    return served(answer)
 
 
 def connect(port: int) -> socket.socket:

@@ -26,6 +26,7 @@ from persistent_runner.remote.link import Link
 from persistent_runner.remote.ssh import Login, load_key
 from tests.benchmarks.bars import Row
 from tests.benchmarks.line import line
+from tests.benchmarks.tcp import HOST, served
 from tests.openssh import openssh
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from tests.openssh import OpenSsh
 
 TITLE = "big files over a long line"
-HOST = "127.0.0.1"
 FAST, SLOW = 1e9, 200e6  # bits a second
 GET_BARS = {0.05: 0.93, 0.1: 0.88}  # of raw TCP, by round trip
 PUT_BARS = {0.05: 0.80, 0.1: 0.74}
@@ -235,35 +235,19 @@ def text(size: int) -> bytes:
 # -- peers
 
 
-@contextlib.contextmanager
-def _raw(data: bytes) -> Iterator[int]:
+def _raw(data: bytes) -> contextlib.AbstractContextManager[int]:
     """Serve the content, and take it, over TCP alone."""
 
-    def serve() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(sock,), daemon=True).start()
-
     def answer(sock: socket.socket) -> None:
-        with sock:
-            if sock.recv(1) == b"g":
-                sock.sendall(data)
-            else:
-                left = len(data)
-                while left:
-                    left -= len(sock.recv(1 << 18))
-                sock.sendall(b"k")
+        if sock.recv(1) == b"g":
+            sock.sendall(data)
+        else:
+            left = len(data)
+            while left:
+                left -= len(sock.recv(1 << 18))
+            sock.sendall(b"k")
 
-    listener = socket.create_server((HOST, 0))
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    return served(answer)
 
 
 def _by_raw(port: int, way: str, data: bytes) -> None:

@@ -12,6 +12,7 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from persistent_runner.remote.agent import PART
 from tests.campaign.nodes import command_lines
 from tests.campaign.solver import field
 from tests.campaign.stage import IDLE, TICK, TRIALS
@@ -103,7 +104,7 @@ def _half(played: Played, truth: list[dict[str, Any]]) -> Iterator[str]:
     for folder in sorted(folder for run in played.runs for folder in (run / "trials").glob("[0-9]*")):
         number = int(folder.name)
         for path in sorted(folder.rglob("*")):
-            if path.suffix in {".part", ".new"}:
+            if path.suffix in {PART, ".part", ".new"}:
                 yield f"{path} is left"
         if number in x_of and played.outputs:
             kept = folder / "field.bin"

@@ -15,7 +15,7 @@ import pytest
 from persistent_runner.errors import AttemptLost, ConfigError, NodeDiskFull
 from persistent_runner.inputs import SHARED_BYTES, SharedFile, shared_file, walk_inputs
 from persistent_runner.remote import agent, transfer
-from persistent_runner.remote.agent import STATIC
+from persistent_runner.remote.agent import PART, STATIC
 from persistent_runner.remote.frames import RequestRefused
 from tests.remote.conftest import run, until
 
@@ -198,7 +198,7 @@ def test_an_input_that_changes_while_it_is_sent(sshd_site: Site) -> None:
         with pytest.raises(ConfigError, match="mesh changed while it was sent"):
             work.run("true")
         mesh.write_bytes(BIG)
-    assert [path for path in static(sshd_site) if not path.name.endswith(".part")] == []
+    assert [path for path in static(sshd_site) if not path.name.endswith(PART)] == []
     work = sshd_site.work(link)
     work.push("mesh")
     assert work.run("wc -c < mesh").output == f"{len(BIG)}\n"
@@ -237,7 +237,7 @@ def test_sending_is_given_up_between_two_pieces(sshd_site: Site) -> None:
     with pytest.raises(AttemptLost, match="was stopped"):
         transfer.share(link, [shared], check)
     assert len(pieces) == 3 < len(BIG) // transfer.PIECE
-    assert [path for path in static(sshd_site) if path.suffix != ".part"] == []
+    assert [path for path in static(sshd_site) if path.suffix != PART] == []
 
 
 def test_a_command_is_killed_while_its_inputs_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persistent_runner.remote.frames import Life, decode, encode, life_of
+from persistent_runner.remote.frames import Life, NotAFrame, decode, encode, life_of
 
 HEADERS = st.dictionaries(st.text(max_size=5), st.text() | st.integers() | st.none(), max_size=4).map(
     lambda header: {key: value for key, value in header.items() if key != "z"}
@@ -22,11 +22,26 @@ def test_frames_survive_any_cut(frames: list[tuple[dict[str, object], bytes]], s
     buffer, found = bytearray(), []
     for at in range(0, len(stream), size):
         buffer += stream[at : at + size]
-        found += list(decode(buffer))
+        found += list(decode(buffer, "node"))
     assert [(dict(header, z=None), body) for header, body in found] == [
         (dict(header, z=None), body) for header, body in frames
     ]
     assert not buffer
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        b"disk quota: 71 % used\n",
+        b"\nlast login",
+        encode({}, b"text " * 1000)[:-9] + b"Mail: 2\nx",
+        encode({})[:-2] + b"no",
+    ],
+)
+def test_what_is_no_frame(found: bytes) -> None:
+    """What something else has printed in between is said at once; no length is read out of its letters."""
+    with pytest.raises(NotAFrame, match="vm: what came is not of the agent, but '"):
+        list(decode(bytearray(encode({"t": "done"}) + found), "vm"))
 
 
 def test_bodies_are_packed_where_it_helps() -> None:
@@ -35,7 +50,7 @@ def test_bodies_are_packed_where_it_helps() -> None:
     assert len(encode({}, bytes(range(256)) * 2)) < 600
     noise = random.Random(1).randbytes(1 << 16)
     for body in (noise, b"text " * 200 + noise):
-        header, _ = next(decode(bytearray(encode({}, body))))
+        header, _ = next(decode(bytearray(encode({}, body)), "node"))
         assert "z" not in header
     assert len(encode({}, noise + b"text " * 10_000)) < len(noise) + 5_000
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import paramiko
 import pytest
 
+from persistent_runner.background import in_background
 from persistent_runner.errors import ConfigError, ResultMissing
 from persistent_runner.inputs import SharedFile
 from persistent_runner.remote import agent, flow, lanes, packing, transfer
-from persistent_runner.remote.agent import STATIC
+from persistent_runner.remote.agent import PART, STATIC
 from persistent_runner.remote.frames import NoRoom, RequestRefused
 from tests.openssh import SSHD, WHY_NOT, openssh
 from tests.remote.conftest import Server, Site, until
@@ -220,7 +221,7 @@ def test_an_input_that_changes_meanwhile(sshd_site: Site) -> None:
         file.source.write_bytes(changed)
         with pytest.raises(ConfigError, match="mesh changed while it was sent"):
             share(link, file)
-    assert [path for path in (sshd_site.root / STATIC).iterdir() if path.suffix != ".part"] == []
+    assert [path for path in (sshd_site.root / STATIC).iterdir() if path.suffix != PART] == []
     file.source.write_bytes(RANDOM)
     share(link, file)
     assert [path.name for path in (sshd_site.root / STATIC).iterdir()] == [file.sha256]
@@ -235,7 +236,22 @@ def test_a_damaged_piece_is_refused(sshd_site: Site) -> None:
         link.put("a.1/x", RANDOM[:1000], offset=1000, sha256="0" * 64, **whole).result(30)
     with pytest.raises(RequestRefused, match="arrived damaged"):
         link.put("a.1/x", b"", offset=2000, sha256="0" * 64, **whole).result(30)
-    assert [path.name for path in (sshd_site.root / "a.1").iterdir()] == ["x.part"]
+    assert [path.name for path in (sshd_site.root / "a.1").iterdir()] == [f"x{PART}"]
+
+
+def test_a_lane_that_cannot_be_had_for_a_reason_of_this_machine(
+    sshd_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has stopped a lane from being opened ends the transfer; nobody waits for that lane."""
+    link, output = there(sshd_site, RANDOM)
+
+    def refused(_: lanes.Lanes) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(lanes.Lanes, "take", refused)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        in_background(lambda: transfer.fetch(link, "a.1", output, tmp_path / "back"), "fetch").result(60)
+    assert list(tmp_path.glob("back*")) == []
 
 
 def test_no_room_on_the_node(sshd_site: Site) -> None:

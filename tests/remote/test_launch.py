@@ -6,6 +6,7 @@ import ast
 import base64
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from persistent_runner.errors import RunnerError
 from persistent_runner.remote import agent
 from persistent_runner.remote.frames import decode, hello_of
 from persistent_runner.remote.launch import bootstrap, without_comments
-from tests.remote.conftest import run
+from tests.remote.conftest import run, start, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,19 @@ def test_noise_before_the_agent(site: Site) -> None:
     with profile(site, bashrc=noise, bash_profile=noise + ". ~/.bashrc\n"):
         link = site.link()
     assert run(link, "echo fine").log_tail == b"fine\n"
+
+
+def test_noise_while_the_agent_serves(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """What a login has left behind prints into the channel: that is cut and opened again, and the command is joined."""
+    speak = site.folder / "speak"
+    later = f"until mv {shlex.quote(str(speak))} {shlex.quote(str(speak))}.done; do sleep 0.05; done"
+    with profile(site, bash_profile=f"({later} 2>/dev/null; echo 'disk quota: 71 % used') &\n"):
+        link = site.link()
+    running = start(link, "until [ -e go ]; do sleep 0.01; done; echo fine")
+    speak.touch()
+    until(lambda: "what came is not of the agent, but 'disk quota: 71 % used" in caplog.text, "the word of it")
+    (site.root / "00000.1" / "go").touch()
+    assert running.result(60).log_tail == b"fine\n"
 
 
 def test_no_python(site: Site) -> None:
@@ -83,7 +97,7 @@ def test_any_login_shell(shell: str, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     ended = subprocess.run([*program, "-c", command], input=b"", capture_output=True, env=environment, check=True)
     frames = ended.stdout.partition(b"\nN\n")[2]
-    [(header, _)] = decode(bytearray(frames))
+    [(header, _)] = decode(bytearray(frames), "node")
     assert hello_of(header).root == f"{tmp_path}/work/r"
 
 
@@ -107,6 +121,6 @@ def test_the_program_is_the_agent() -> None:
 def test_the_program_is_small() -> None:
     """The program and its settings fit into a command line; nothing secret stands in it, for `ps` shows it."""
     command = bootstrap({"run": "r" * 80, "lease": "l" * 100, "node": "n", "head": "n", "grace": 10, "nonce": "N" * 32})
-    assert len(command) < 18 * 1024
+    assert len(command) < 20 * 1024
     settings = json.loads(base64.b64decode(command.rpartition(" ")[2].rstrip("'")))
     assert set(settings) == {"run", "lease", "node", "head", "grace", "nonce"}

@@ -111,6 +111,21 @@ def test_another_command_under_the_same_id(sshd_site: Site) -> None:
     assert run(link, "echo two").state == "mismatch"
 
 
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_another_command_under_the_same_id_is_ended(sshd_site: Site, is_joined: bool) -> None:
+    """The next attempt has its cores: it is gone before the answer, whichever agent has started it."""
+    link = sshd_site.link()
+    first = start(link, "touch begun; sleep 600")
+    until((sshd_site.root / "00000.1" / "begun").exists, "the command runs")
+    if is_joined:
+        link.close()
+        link = sshd_site.link()
+    assert run(link, "echo two").state == "mismatch"
+    assert sshd_site.commands() == set()
+    assert run(link, "echo two", attempt="00000.2").state == "done"
+    assert is_joined or first.result(60).state == "killed"
+
+
 def test_connection_drops_while_a_command_runs(site: Site, link: Link) -> None:
     """The command goes on; the new agent joins it, and the log comes whole, each byte once."""
     got: list[bytes] = []

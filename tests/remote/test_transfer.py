@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from persistent_runner.remote import transfer
+from persistent_runner.remote.agent import PART
 from persistent_runner.remote.frames import RequestRefused
 from tests.remote.conftest import run, start
 
@@ -77,7 +78,7 @@ def test_a_last_piece_sent_twice(sshd_site: Site) -> None:
     for offset in (0, 500, 500):
         put(link, DATA[offset : offset + 500], offset).result(30)
     assert (sshd_site.root / "a.1" / "data").read_bytes() == DATA[:1000]
-    assert not (sshd_site.root / "a.1" / "data.part").exists()
+    assert not (sshd_site.root / "a.1" / f"data{PART}").exists()
 
 
 def test_a_damaged_file_gets_no_name(sshd_site: Site) -> None:

@@ -23,6 +23,7 @@ from persistent_runner.errors import (
     ResultMissing,
 )
 from persistent_runner.remote import agent
+from persistent_runner.remote.agent import PART
 from persistent_runner.remote.frames import OutputFile
 from persistent_runner.remote.habits import Habits
 from tests.remote.conftest import HOSTILE, until
@@ -63,6 +64,18 @@ def test_parameter_values_run_nothing(sshd_site: Site, value: str) -> None:
         "deck",
         "parameters.json",
     ]
+
+
+def test_outputs_called_like_parts_of_each_other(sshd_site: Site) -> None:
+    """A mesh and its partition come both, in any order: nothing that is on its way takes another one's name."""
+    work = sshd_site.work()
+    work.run("echo mesh > mesh; echo partition > mesh.part", outputs=["mesh*"])
+    for name in ("mesh.part", "mesh", "mesh.part"):
+        work.pull(name)
+    assert {path.name: path.read_text() for path in work.folder.glob("mesh*")} == {
+        "mesh": "mesh\n",
+        "mesh.part": "partition\n",
+    }
 
 
 def test_hostile_names(site: Site) -> None:
@@ -358,7 +371,7 @@ def test_big_inputs(site: Site) -> None:
     result = work.run("stat -c %a 'big 0'; cat 'big 0' 'big 1' > joined", outputs=["joined"])
     assert result.output == "755\n"
     assert work.pull("joined").read_bytes() == content["big 0"] + content["big 1"]
-    assert list(work.folder.glob("*.part")) == []
+    assert list(work.folder.glob(f"*{PART}")) == []
 
 
 def test_a_missing_input(sshd_site: Site) -> None:

@@ -11,34 +11,18 @@ import pytest
 
 from persistent_runner.errors import LeaseLost
 from persistent_runner.interrupts import Interrupts
-from persistent_runner.study import loop as loop_module
 from persistent_runner.study.progress import Limits
-from persistent_runner.study.run_folder import RunFolder
-from persistent_runner.study.storage import quiet_optuna
 from tests.pools import DEADLINE, Pools, until
 from tests.study.test_loop import a_loop, new_study, press, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import optuna
 
     from persistent_runner.pool import Pool
     from persistent_runner.remote.workdir import WorkDir
     from persistent_runner.study.loop import Loop
     from persistent_runner.study.progress import Progress
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    quiet_optuna()
-    monkeypatch.setattr(loop_module, "TURN_SECONDS", 0.02)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    with RunFolder(tmp_path / "run", "wing") as found:
-        yield found
+    from persistent_runner.study.run_folder import RunFolder
 
 
 class Staged:
