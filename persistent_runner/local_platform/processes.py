@@ -161,9 +161,10 @@ def end_all(marker: str, variable: str = MARKER, *, deadline: float = 10.0) -> b
     """
     until = time.monotonic() + deadline
     while found := marked(marker, variable):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # at once, as by a loss of power: none sees the end of another
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
         if time.monotonic() > until:
             return False
         time.sleep(0.005)

@@ -59,6 +59,8 @@ CAN_DRAIN = hasattr(signal, "sigtimedwait")  # not on macOS: there is a supervis
 QUIET = 0.005  # seconds without a word after which there is time for what no command waits for
 DROPS = 32  # acknowledgements that one child answers together
 DROP_WAITS = 15.0  # seconds beyond its grace for a command to end whose directory goes
+SENT_BY_OTHERS = (128 + signal.SIGTERM, 128 + signal.SIGKILL)  # exit codes
+DOWN_SECONDS = 0.3  # after such an end, in which the same may come to its supervisor
 PART = ".pr-part"  # what a file is called until it is whole, behind its name: no solver calls one so
 CHUNK = 1 << 18  # bytes
 BEAT = re.compile(r"[A-Za-z0-9.-]{1,80}\Z")
@@ -573,10 +575,14 @@ def run_tree(
         if stall and now >= grown + stall:
             state = "stalled"
             break
+    code = 128 + signal.SIGTERM
+    if status is not None:
+        code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        # A machine that goes down ends everything, in any order: then it was none of the command's own ends.
+        if code in SENT_BY_OTHERS and (asked or wait_signal([signal.SIGTERM], DOWN_SECONDS)):
+            state = "killed"
     gone = sweep(signal.SIGTERM, time.monotonic() + grace) or sweep(signal.SIGKILL, time.monotonic() + 10)
-    if status is None:
-        return state, 128 + signal.SIGTERM, peak, gone
-    return state, 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), peak, gone
+    return state, code, peak, gone
 
 
 def stand_by(agent: socket.socket, others: List[int]) -> None:

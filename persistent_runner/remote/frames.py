@@ -26,7 +26,7 @@ Reply = tuple[Header, bytes]
 
 LENGTHS = struct.Struct(">II")
 _SHOWN = 80
-_MOST_BYTES = 64 << 20  # of a header or a body; four letters that stand for a length are more
+_MOST_BYTES = 128 << 20  # of a header or a body; four characters that stand for a length are more
 
 
 @dataclass(frozen=True)

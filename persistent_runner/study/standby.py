@@ -49,6 +49,7 @@ class Standby:
         self._give_back = give_back
         self._waiting: list[_Waiting] = []
         self._lost: Counter[int] = Counter()
+        self._lost_so: Counter[tuple[int, str]] = Counter()  # and in which way
         self._losses_of_room: Counter[int] = Counter()
         self._wait = FIRST_WAIT
         self._fewer = 0
@@ -62,7 +63,8 @@ class Standby:
     def may_try_again(self, number: int, kind: str = "") -> bool:
         """Count one more loss of a trial; return whether it has another try in this start."""
         self._lost[number] += 1
-        return self._lost[number] < _ATTEMPTS_OF.get(kind, ATTEMPTS)
+        self._lost_so[number, kind] += 1
+        return self._lost[number] < ATTEMPTS and self._lost_so[number, kind] < _ATTEMPTS_OF.get(kind, ATTEMPTS)
 
     def losses(self, number: int) -> int:
         """Return how often a trial was lost in this start."""

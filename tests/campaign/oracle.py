@@ -86,7 +86,8 @@ def _lost(played: Played, truth: list[dict[str, Any]], results: list[dict[str, A
             if state != "FAIL":
                 yield f"trial {number} is {state}, and its solver hangs"
         elif state != "COMPLETE" or (number, values[0]) not in ends:
-            yield f"trial {number} is {state} with {values}, and its solver said {sorted(ends)}"
+            why = next((line.get("failure") for line in results if line["trial"] == number), None)
+            yield f"trial {number} is {state} with {values} ({why}), and its solver said {sorted(ends)}"
     if len(told) != TRIALS:
         yield f"{len(told)} trials are told, of {TRIALS}"
     if set(counts) != set(told):

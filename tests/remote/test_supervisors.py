@@ -6,6 +6,8 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from persistent_runner.remote.agent import process_stat
 from tests.remote.conftest import processes, run, start, until
 from tests.remote.test_link import supervisor_of
@@ -94,3 +96,18 @@ def test_all_who_ask_for_one_command_hear_of_its_end(site: Site, link: Link) -> 
     link.ping().result(60)  # both have come
     (site.root / name(0) / "go").touch()
     assert [first.result(60).log_tail, second.result(60).log_tail] == [b"fine\n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [
+        ("kill -9 $$", "done"),
+        ("exit 143", "done"),
+        ("(sleep 0.05; kill -TERM $PPID) & kill -9 $$", "killed"),
+        ("(sleep 0.05; kill -TERM $PPID) & exit 143", "killed"),
+        ("kill -STOP $PPID & (sleep 0.2; kill -TERM $PPID; kill -CONT $PPID) & exit 143", "killed"),
+    ],
+)
+def test_a_machine_that_goes_down(site: Site, link: Link, script: str, state: str) -> None:
+    """What ends a command and its supervisor, in whichever order, is told as no end of the command's own."""
+    assert run(link, script).state == state

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from persistent_runner.errors import (
+    AttemptLost,
     CommandFailed,
     CommandStalled,
     CommandTimedOut,
@@ -133,6 +134,21 @@ def test_out_of_memory_runs_again_once(folder: RunFolder) -> None:
     assert states(study) == ["COMPLETE", "FAIL"]
     assert threads.attempts == [(0, 1), (0, 2), (1, 1), (1, 2)]
     assert failures(study)[1] == "out of memory: trial 1: killed"
+
+
+def test_out_of_memory_after_a_loss_runs_again(folder: RunFolder) -> None:
+    """What the machine has taken from a trial is no try of its own."""
+    study, threads = new_study("memory"), Threads()
+    faults = [AttemptLost("the node died"), OUT_OF_MEMORY]
+
+    def objective(trial: optuna.Trial, work: object) -> float:
+        if faults:
+            raise faults.pop(0)
+        return value_of(trial, work)
+
+    a_loop(study, folder, objective, limits=Limits(1), threads=threads).run()
+    assert threads.attempts == [(0, 1), (0, 2), (0, 3)]
+    assert states(study) == ["COMPLETE"]
 
 
 def test_a_licence_is_waited_for(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
