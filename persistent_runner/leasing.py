@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import weakref
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from persistent_runner.settings import Settings
     from persistent_runner.study.run_folder import RunFolder
     from persistent_runner.study.spec import StudySpec
+
+log = logging.getLogger(__name__)
 
 
 def lease(
@@ -271,8 +274,13 @@ def _held(cluster: ClusterLease, interrupts: Interrupts, *, force: bool, keep: t
         raise
 
 
-def settle_unneeded(settings: Settings, folder: RunFolder, interrupts: Interrupts) -> None:
-    """End the cluster that an earlier start of this run folder may have left, now that nothing is to be run."""
+def settle_unneeded(
+    settings: Settings, folder: RunFolder, interrupts: Interrupts, ended: Callable[[], object] = lambda: None
+) -> None:
+    """End the cluster that an earlier start of this run folder may have left, now that nothing is to be run.
+
+    `ended` is called while its platform is there still: a local one forgets all when it ends.
+    """
     ledger = Ledger(state_dir() / "ledger")
     if not any(entry.folder == str(folder.path) for entry in ledger.unfinished()):
         return
@@ -281,5 +289,20 @@ def settle_unneeded(settings: Settings, folder: RunFolder, interrupts: Interrupt
         try:
             desk = _Desk.of(site, settings, folder.path, timedelta(0), interrupts.asked)
             desk.settler(recorder(folder, None)).settle(None)
+            ended()
         finally:
             site.close()
+
+
+@contextlib.contextmanager
+def saying_what_runs(folder: RunFolder) -> Iterator[None]:
+    """Say which cluster an earlier start of this run folder may have left, where this one is refused before that."""
+    try:
+        yield
+    except ConfigError:
+        for entry in Ledger(state_dir() / "ledger").unfinished():
+            if entry.folder == str(folder.path):
+                job = entry.job_id or entry.name
+                log.warning("A cluster of an earlier start may still run: %s. It ends by itself.", job)
+                log.warning("To end it now: persistent-runner stop %s", job)
+        raise

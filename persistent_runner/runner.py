@@ -23,7 +23,7 @@ from persistent_runner.duration import parse_duration
 from persistent_runner.errors import BudgetSpent, ConfigError, SetupFailed
 from persistent_runner.interrupts import Interrupts
 from persistent_runner.lease.meter import Cost
-from persistent_runner.leasing import leased, settle_unneeded
+from persistent_runner.leasing import leased, saying_what_runs, settle_unneeded
 from persistent_runner.live import log_by_default
 from persistent_runner.plan import first_parameters, limits_of, load_study, rehearse, rendered, run_path
 from persistent_runner.pool import Pool
@@ -296,7 +296,7 @@ def run_study(
                         )
                 run.exit_code = 5 if progress.out_of_time else 0
             else:
-                settle_unneeded(settings, folder, interrupts)
+                settle_unneeded(settings, folder, interrupts, ended=lambda: salvage.bring_outputs(is_all=False))
                 log.info("Nothing to run: all %d trials are settled. --n-trials N runs more.", spec.study.n_trials)
             if not interrupts.count:
                 salvage.bring_outputs(is_all=False)
@@ -341,7 +341,8 @@ def _begin(
     settle_earlier(run.study, folder)
     counts = settled_by_state(run.study)
     accepted = PARTS if accept_changed or retry_failed else ("readers",) if read_again else ()
-    content = check_unchanged(spec, folder, counts, accepted)
+    with saying_what_runs(folder):
+        content = check_unchanged(spec, folder, counts, accepted)
     if read_again:
         run.study = reread(spec, run.study, folder)
     if isinstance(objective, CommandObjective):

@@ -18,7 +18,7 @@ from persistent_runner.errors import DiskFull, PlatformError, PlatformRefused, R
 from persistent_runner.remote.workdir import WorkDir
 from persistent_runner.rescale.files import below
 from persistent_runner.saved_link import NotSaved, SavedFiles, SavedLink
-from persistent_runner.saved_outputs import fetch_owed
+from persistent_runner.saved_outputs import fetch_owed, give_up
 from persistent_runner.site import choose_platform
 from persistent_runner.study.committed import facts_of
 from persistent_runner.study.keeping import Keeping
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from persistent_runner.settings import Settings
     from persistent_runner.site import Site
     from persistent_runner.study.objective import Outcome
+    from persistent_runner.study.owed import Owed
     from persistent_runner.study.run_folder import RunFolder
     from persistent_runner.study.spec import StudySpec
 
@@ -98,7 +99,8 @@ class Salvage:
             log.warning("Outputs that are still to come cannot be asked for: %s", error)
             return
         try:
-            places = {number: (each.attempt, each.where.partition(" ")[0]) for number, each in owed.items()}
+            self._look_elsewhere(site, owed)
+            places = {number: (each.attempt, each.lease) for number, each in owed.items()}
             for job_id, mine in self._by_ended_job(site, places).items():
                 theirs = [owed[number] for number in mine]
                 try:
@@ -111,6 +113,20 @@ class Salvage:
             log.warning("Outputs cannot be fetched now: %s", refusal_of(error, self._folder.path))
         finally:
             site.close()
+
+    def _look_elsewhere(self, site: Site, owed: Mapping[int, Owed]) -> None:
+        """Give up what a local platform had that has ended with all its files; say what another platform has."""
+        leases = {entry.name: entry for entry in site.ledger(str(self._folder.path)).entries()}
+        for each in owed.values():
+            lease = leases.get(each.lease)
+            if lease is None:
+                log.warning("trial %d: this machine's ledger does not know the cluster of its outputs", each.number)
+            elif lease.base_url == site.base_url:
+                continue
+            elif self._settings.profile is None and lease.profile == site.name:
+                give_up(each, self._folder, "the local platform that had it has ended")
+            else:
+                log.warning("trial %d: a start with --profile %s fetches its outputs", each.number, lease.profile)
 
     def lost(self, trials: Mapping[int, optuna.Trial]) -> dict[int, Saved]:
         """Return by number what is saved of trials whose cluster was lost."""

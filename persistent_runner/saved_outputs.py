@@ -71,6 +71,18 @@ def fetch_owed(
             log.info("trial %d: %s fetched from what its cluster has left", each.number, outputs)
 
 
+def give_up(owed: Owed, folder: RunFolder, why: str) -> None:
+    """Record of outputs that they will not come; those that are here all the same are. RunnerError as `settle`."""
+    targets = {output.path: owed.place(folder).joinpath(*output.path.split("/")) for output in owed.to_come}
+    here = [output.path for output in owed.to_come if is_here(targets[output.path], output)]
+    for target in targets.values():
+        part_of(target).unlink(missing_ok=True)  # of a start that was killed
+    note(folder, owed, here, {path: why for path in targets if path not in here})
+    if owed.patterns:
+        log.warning("trial %d: what it has left will not come: %s", owed.number, why)
+    settle(folder, owed)
+
+
 def _fetch(files: JobFiles, file: File | None, place: Path, output: OutputFile) -> str:
     """Fetch one file; return why it will never come, empty where it has."""
     if file is None:

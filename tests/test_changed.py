@@ -177,6 +177,22 @@ def test_a_study_that_changed_under_its_results_stops(place) -> None:
     assert (len(place.rows()), len(place.rows("other"))) == (6, 3)
 
 
+def test_a_refused_start_says_what_still_runs(place) -> None:
+    """The cluster that a killed start has left, how it ends by itself, and how to end it now."""
+    study = a_study(place, GOOD)
+    with place.platform() as platform:
+        place.run(study, code=-9, PERSISTENT_RUNNER_CRASH="told", **SHORT)
+        (job,) = unfinished_jobs(platform)
+        (study / "case/solve.sh").write_text(GOOD + "# better\n")
+        refused = go(place, study, code=2)
+        assert f"A cluster of an earlier start may still run: {job}. It ends by itself." in refused.said
+        assert f"To end it now: persistent-runner stop {job}" in refused.said
+        go(place, study, "--accept-changed")
+        assert not unfinished_jobs(platform)
+    (study / "case/solve.sh").write_text(GOOD)
+    assert "may still run" not in go(place, study, code=2).said
+
+
 def test_what_has_only_failed_results_goes_on_with_what_is_mended(place) -> None:
     """There is nothing that a change could be mixed with; the failed ones run again where that is asked for."""
     study = a_study(place, BAD)

@@ -125,6 +125,29 @@ def test_what_a_killed_start_was_owed_comes_from_what_its_cluster_left(place, n_
     assert not list((place.runs / "tiny").rglob(f"*{PART}"))
 
 
+def test_what_a_killed_start_was_owed_comes_at_the_end_of_a_cluster_that_is_not_needed(place) -> None:
+    """Nothing is left to run and the cluster is there still: what it saves at its end is fetched, then its platform ends."""
+    line = line_of(place, cores=1, n_trials=1)
+    place.run(*line, **LONG, PERSISTENT_RUNNER_CRASH="result-recorded", code=-9)
+    assert "1 output is fetched from what its cluster has left" in place.run(*line, **LONG).said
+    assert have(place, "fields/big.bin") == {0}
+    assert "fetched" not in place.run(*line, **LONG).said
+
+
+@pytest.mark.parametrize(("keep", "trials"), [('"all"', 1), ('"failed"', 2)])
+def test_what_a_local_platform_had_that_has_ended_is_given_up(place, keep, trials) -> None:
+    """It is said once and promised no more; what is here by then stays, and nothing waits for the rest."""
+    line = [*line_of(place, cores=1, n_trials=trials), "--set", f"trial.keep_outputs={keep}"]
+    place.run(*line, **SHORT, PERSISTENT_RUNNER_CRASH=f"result-recorded:{trials}", code=-9)
+    have_before = have(place, "fields/big.bin")
+    until(lambda: not place.platform_address.exists(), "the end of the cluster, and then of its platform")
+    said = place.run(*line, **SHORT).said
+    what = "its output fields/big.bin will not come" if keep == '"all"' else "what it has left will not come"
+    assert f"{what}: the local platform that had it has ended" in said
+    assert have(place, "fields/big.bin") == have_before
+    assert "will not come" not in place.run(*line, **SHORT).said
+
+
 def test_an_output_that_is_not_there_fails_its_trial(place) -> None:
     """It is known at the end of the command, before anything big is brought."""
     line = line_of(place, outputs="['fields/*', 'other.txt']", n_trials=2)
@@ -217,7 +240,7 @@ def test_an_interrupt_lets_outputs_come_and_a_second_one_leaves_them(
 
         loop_on(pool, study, folder, on_turn=turned, interrupts=interrupts, limits=Limits(1)).run()
         assert interrupts.count == 2
-        assert "Outputs of trial 0 are not here yet" in caplog.text
+        assert "Outputs of trial 0 are not here yet: what the platform saves" in caplog.text
         assert (states(study), sizes(folder), there(pool)) == (["COMPLETE"], [], ["00000.1"])
         ballast.unlink()
         loop_on(pool, study, folder, limits=Limits(1)).run()
@@ -262,5 +285,5 @@ def test_an_output_that_cannot_be_read(pools: Pools, small: Path, caplog: pytest
         loop_on(pool, new_study("sqlite", folder), folder, objective=objective, limits=Limits(1)).run()
         assert (folder.path / "trials/00000/second").read_text() == "two\n"
     assert "first is not a regular file" in caplog.text
-    assert "Outputs of trial 0 are not here yet" in caplog.text
+    assert "Outputs of trial 0 are not here yet: what the platform saves" in caplog.text
     assert there(pool) == ["00000.1"]

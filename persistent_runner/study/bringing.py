@@ -160,9 +160,9 @@ class Bringing:
         if self._under_way:
             size = sum(output.size_bytes for owed in self._under_way.values() for output in owed.to_come)
             log.info(
-                "Outputs of %s are on their way (%.1f MB) and waited for%s. Interrupt twice to leave them.",
+                "Outputs of %s are on their way%s and waited for%s. Interrupt twice to leave them.",
                 _trials(sorted(self._under_way)),
-                size / 1e6,
+                f" ({size / 1e6:.1f} MB)" if size else "",  # of a trial that failed nobody has looked
                 f", at most {format_duration(round(seconds))}" if math.isfinite(seconds) else "",
             )
         has_said = False
@@ -176,7 +176,8 @@ class Bringing:
         self.close()
         if left := sorted({*self._under_way, *self._left}):
             log.warning(
-                "Outputs of %s are not here yet: the end of their cluster saves them, and the same line fetches them.",
+                "Outputs of %s are not here yet: what the platform saves of them at their cluster's end, the same line "
+                "fetches.",
                 _trials(left),
             )
 

@@ -95,6 +95,8 @@ def _relative_path(value: str) -> str:
     path = PurePosixPath(value)
     if not value.strip() or not value.isprintable() or path.is_absolute() or ".." in path.parts:
         raise ValueError(f'"{value}" is not a file below the working directory; write it as in "results/drag.csv"')
+    if str(path) != value:
+        raise ValueError(f'"{value}" never matches; write it as in "{f"{path}/*" if value.endswith("/") else path}"')
     if path.parts[:1] == (".attempt",):
         raise ValueError(f'"{value}" lies in the runner\'s own folder .attempt; write your results elsewhere')
     return value

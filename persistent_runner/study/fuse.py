@@ -24,7 +24,11 @@ class Fuse:
         """Log why a trial failed; for the same cause as the last one in one line."""
         cause = re.sub(r"\d+", "", message)  # but for numbers of trials, values and lines
         if cause == self._said:
-            log.warning("trial %d failed as the one before did: %s", number, message.splitlines()[0])
+            log.warning(
+                "trial %d failed as the one before did: %s",
+                number,
+                message.splitlines()[0].removesuffix("; its last lines:"),
+            )
         else:
             log.warning("%s", "\n".join(filter(None, (message, remedy))))
         self._said = cause

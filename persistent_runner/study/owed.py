@@ -50,6 +50,11 @@ class Owed:
         return f"{self.number:05d}.{self.attempt}"
 
     @property
+    def lease(self) -> str:
+        """The name of the lease that they are on."""
+        return self.where.partition(" ")[0]
+
+    @property
     def to_come(self) -> list[OutputFile]:
         """What is known to be missing here."""
         return [output for output in self.files if output.path not in self.done]

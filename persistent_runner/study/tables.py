@@ -171,13 +171,14 @@ class TrialTable(Table):
     outputs: Annotated[tuple[RelativePath, ...], Field(strict=False)] = Field(
         default=(), examples=[["*.log", "field.vtk"]]
     )
-    """Files that are kept of each trial, by name or glob pattern. Files that a metric reads come back unnamed. Big ones
-    follow while the next trial runs."""
+    """Files that are kept of each trial, by name or glob pattern. `*` and `?` stay within a
+    folder, `**/` goes through all folders below. Files that a metric reads come back unnamed. Big ones follow while
+    the next trial runs."""
     keep_outputs: Keep = Field(default="all", examples=["best"])
     """The trials whose `outputs` are kept: `"all"`, those whose command ended well; `"best"`, the best one so far that
     meets the constraints, with several objectives the front; a number, so many of the best; `"failed"`, only those
-    that failed, with what they left. What is no longer among the best is deleted. Logs and files that a metric reads
-    are always kept."""
+    that failed, with what they left. What is no longer among the best is deleted. Logs are
+    always kept, and so are files that a metric reads where the command ended well."""
     template: TemplateTable = TemplateTable()
     """How the templates among the inputs are written."""
 
