@@ -356,8 +356,9 @@ def test_each_status_is_told_once(local: Leases, caplog: pytest.LogCaptureFixtur
     """The log shows the way of the job without a line for every poll."""
     with caplog.at_level(logging.INFO, logger="persistent_runner.lease"), local.make() as lease:
         pass
-    told = [record.message.split(" (")[0] for record in caplog.records if record.name.endswith("progress")]
+    told = [record.message.split(" (")[0] for record in caplog.records]
     assert f"Job {lease.job_id}: Executing" in told
+    # It may execute for a moment yet when its stop was asked for, and that is said again.
     assert [line for line, following in itertools.pairwise(told) if line == following] == []
 
 

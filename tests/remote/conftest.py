@@ -141,7 +141,8 @@ class Site:
     def work(self, link: Link | None = None, **options: Any) -> WorkDir:
         """Return the working directory of attempt 00000.1."""
         options = {"attempt": "00000.1", "number": 0, "cores": 1, "env": {}, **options}
-        return WorkDir(link or self.link(), folder=self.folder / "trials" / "00000", inputs_root=self.inputs, **options)
+        folder = self.folder / "trials" / f"{options['number']:05d}"
+        return WorkDir(link or self.link(), folder=folder, inputs_root=self.inputs, **options)
 
     def commands(self) -> set[int]:
         """Return the processes of this run's commands."""
