@@ -7,8 +7,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import secrets
 import sqlite3
 import warnings
 from pathlib import Path
@@ -48,38 +46,14 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
             if url is None or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query:
                 return _shared_storage(storage)
             database = Path(url.database)  # relative to the current folder, as everywhere
-        if not database.exists():
-            _make(database)
         with contextlib.closing(_connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-        return optuna.storages.get_storage(_sqlite(database))
-
-
-def _sqlite(database: Path) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(
-        # The path goes in by `creator`, since `?`, `#` and `%` of a folder's name would end or change a URL.
-        "sqlite://",
-        engine_kwargs={"creator": lambda: _connect(database), "poolclass": sqlalchemy.pool.QueuePool},
-    )
-
-
-def _make(database: Path) -> None:
-    """Make a database with all its tables, or none: Optuna makes one by one, and no index of a table that is there.
-
-    Without that index it takes each start's study for a new one. Another driver may make the same file meanwhile.
-    """
-    made = database.with_name(f"{database.name}.{secrets.token_hex(4)}.new")
-    try:
-        _sqlite(made).engine.dispose()
-        try:
-            os.link(made, database)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            if not database.exists():
-                made.rename(database)
-    finally:
-        made.unlink(missing_ok=True)
+        opened = optuna.storages.RDBStorage(
+            # The path goes in by `creator`, since `?`, `#` and `%` of a folder's name would end or change a URL.
+            "sqlite://",
+            engine_kwargs={"creator": lambda: _connect(database), "poolclass": sqlalchemy.pool.QueuePool},
+        )
+        return optuna.storages.get_storage(opened)
 
 
 def _shared_storage(storage: str) -> BaseStorage:
