@@ -13,7 +13,7 @@ from persistent_runner.remote.local_names import LocalNames
 from persistent_runner.remote.transfer import part_of
 from persistent_runner.rescale.files import Unfit, below
 from persistent_runner.study.bringing import is_here
-from persistent_runner.study.owed import note, settle
+from persistent_runner.study.owed import drop_parts, note, settle
 
 if TYPE_CHECKING:
     import threading
@@ -73,11 +73,10 @@ def fetch_owed(
 
 def give_up(owed: Owed, folder: RunFolder, why: str) -> None:
     """Record of outputs that they will not come; those that are here all the same are. RunnerError as `settle`."""
-    targets = {output.path: owed.place(folder).joinpath(*output.path.split("/")) for output in owed.to_come}
-    here = [output.path for output in owed.to_come if is_here(targets[output.path], output)]
-    for target in targets.values():
-        part_of(target).unlink(missing_ok=True)  # of a start that was killed
-    note(folder, owed, here, {path: why for path in targets if path not in here})
+    drop_parts(folder, owed)  # of a start that was killed
+    place, paths = owed.place(folder), [output.path for output in owed.to_come]
+    here = [output.path for output in owed.to_come if is_here(place.joinpath(*output.path.split("/")), output)]
+    note(folder, owed, here, {path: why for path in paths if path not in here})
     if owed.patterns:
         log.warning("trial %d: what it has left will not come: %s", owed.number, why)
     settle(folder, owed)

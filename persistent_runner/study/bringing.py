@@ -23,9 +23,9 @@ from persistent_runner.errors import AttemptLost, DiskFull, ResultMissing, Runne
 from persistent_runner.remote.frames import RequestRefused
 from persistent_runner.remote.local_names import LocalNames
 from persistent_runner.remote.progress import Progress
-from persistent_runner.remote.transfer import fetch, part_of
+from persistent_runner.remote.transfer import fetch
 from persistent_runner.study.keeping import Keeping
-from persistent_runner.study.owed import Owed, delete, note, resume, settle, told, unlink
+from persistent_runner.study.owed import Owed, delete, drop_parts, note, resume, settle, told, unlink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -176,18 +176,12 @@ class Bringing:
         self.close()
         if left := self._left | self._under_way:
             for owed in left.values():
-                self._drop_parts(owed)
+                drop_parts(self._folder, owed)  # the threads within may not come to it before the end
             log.warning(
                 "Outputs of %s are not here yet: what the platform saves of them at their cluster's end, the same line "
                 "fetches.",
                 _trials(sorted(left)),
             )
-
-    def _drop_parts(self, owed: Owed) -> None:
-        """Delete the halves of what was on its way: the threads within may not come to it before the end."""
-        for output in owed.to_come:
-            with contextlib.suppress(OSError):  # Windows deletes nothing that is open; the next start does
-                part_of(owed.place(self._folder).joinpath(*output.path.split("/"))).unlink()
 
     def _await(self) -> None:
         with contextlib.suppress(queue.Empty):

@@ -98,6 +98,13 @@ def delete(folder: RunFolder, owed: Owed) -> None:
         log.warning("trial %d: its outputs are not to be kept, and were not deleted: %s", owed.number, error)
 
 
+def drop_parts(folder: RunFolder, owed: Owed) -> None:
+    """Delete the halves of what is to come, as far as they can be: Windows deletes nothing that is open."""
+    for output in owed.to_come:
+        with contextlib.suppress(OSError):
+            part_of(owed.place(folder).joinpath(*output.path.split("/"))).unlink()
+
+
 def unlink(folder: RunFolder, owed: Owed) -> None:
     """Delete what is here of the outputs of a trial, whole or not; OSError where that cannot be."""
     place = owed.place(folder)
