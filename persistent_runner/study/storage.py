@@ -46,14 +46,34 @@ def open_storage(storage: str, database: Path) -> BaseStorage:
             if url is None or url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or url.query:
                 return _shared_storage(storage)
             database = Path(url.database)  # relative to the current folder, as everywhere
-        with contextlib.closing(_connect(database)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
+        _make_tables(database)
         opened = optuna.storages.RDBStorage(
             # The path goes in by `creator`, since `?`, `#` and `%` of a folder's name would end or change a URL.
             "sqlite://",
             engine_kwargs={"creator": lambda: _connect(database), "poolclass": sqlalchemy.pool.QueuePool},
         )
         return optuna.storages.get_storage(opened)
+
+
+def _make_tables(database: Path) -> None:
+    """Make the tables of a new database, all or none, where Optuna makes one after the other and no index later.
+
+    Without the index of names it would take the study of each start for a new one.
+    """
+    with contextlib.closing(_connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        if connection.execute("SELECT name FROM sqlite_master").fetchone():
+            return
+        with contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as memory:
+            optuna.storages.RDBStorage(
+                "sqlite://", engine_kwargs={"creator": lambda: memory, "poolclass": sqlalchemy.pool.StaticPool}
+            )
+            statements = list(memory.iterdump())[1:-1]  # without its own BEGIN and COMMIT
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if not connection.execute("SELECT name FROM sqlite_master").fetchone():  # by another driver meanwhile
+                for statement in statements:
+                    connection.execute(statement)
 
 
 def _shared_storage(storage: str) -> BaseStorage:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 
 import optuna
 import pytest
@@ -58,6 +60,32 @@ def test_sqlite_lies_in_the_run_folder_whatever_its_name(folder) -> None:
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("SELECT study_name FROM studies").fetchall() == [("wing",)]
     connection.close()
+
+
+DIES = """
+import os, sys
+from pathlib import Path
+from persistent_runner.study import storage
+
+connect = storage._connect
+
+def dying(database):
+    connection = connect(database)
+    connection.set_trace_callback(lambda text: os._exit(9) if "ix_studies_study_name" in text else None)
+    return connection
+
+storage._connect = dying
+storage.open_storage("sqlite", Path(sys.argv[1]))
+"""
+
+
+def test_a_start_that_dies_while_the_tables_are_made_leaves_none(folder) -> None:
+    """Optuna makes no index of a table that is there, and without it takes the study of each start for a new one."""
+    assert subprocess.run([sys.executable, "-c", DIES, folder.database], check=False).returncode == 9
+    for _ in range(2):
+        storage = open_storage("sqlite", folder.database)
+        optuna.create_study(study_name="wing", storage=storage, load_if_exists=True)
+        assert [found.study_name for found in storage.get_all_studies()] == ["wing"]
 
 
 def test_what_the_study_takes_is_on_the_disk(folder) -> None:
