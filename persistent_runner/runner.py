@@ -33,14 +33,14 @@ from persistent_runner.study.content import PARTS, check_unchanged, digest_of
 from persistent_runner.study.keeping import Keeping
 from persistent_runner.study.known import add_known
 from persistent_runner.study.loop import Loop
-from persistent_runner.study.machines import Machines
+from persistent_runner.study.machines import Machines, Saver
 from persistent_runner.study.objective import CommandObjective, load_python_objective
 from persistent_runner.study.outbox import StorageAway, needs_storage
 from persistent_runner.study.pilot import Pilot, before_the_first
 from persistent_runner.study.progress import Limits, settled, settled_by_state
 from persistent_runner.study.proposals import put_failed, put_first, retried
 from persistent_runner.study.reread import reread
-from persistent_runner.study.results import write_table
+from persistent_runner.study.results import LiveTable, write_table
 from persistent_runner.study.resume import settle_earlier
 from persistent_runner.study.reuse import Reusing
 from persistent_runner.study.run_folder import RunFolder
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from persistent_runner.lease.manager import ClusterLease
-    from persistent_runner.study.machines import Saver
     from persistent_runner.study.progress import Progress
     from persistent_runner.study.spec import StudySpec
 
@@ -130,6 +129,7 @@ def _run_trials(
     view: Any = None,
 ) -> Progress:
     designs = None if spec is None or spec.trial.objective else spec.designs
+    table = LiveTable(folder, study)
     pool = Pool(
         cluster,
         run=folder.on_node,
@@ -143,6 +143,7 @@ def _run_trials(
 
     def turned(progress: Progress) -> None:
         cluster.turned()
+        table.turn(progress.settled)
         if view is not None:
             progress.note_lines(pool.last_lines())
             view.show(progress)

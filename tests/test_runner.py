@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from persistent_runner import BudgetSpent, ConfigError, LeaseLost, RunnerError, lease, optimize, run_study, trials_table
+from persistent_runner.study import results
 from persistent_runner.study.storage import quiet_optuna
 from tests.driving import HOSTILE, Place, unfinished_jobs, until
 from tests.remote.conftest import processes
@@ -70,6 +71,24 @@ def test_lease_optimize_and_table(place) -> None:
     assert (runs / "trials.csv").exists()
     assert (runs / "trials/00002/out.txt").exists()
     assert cluster.state.stopped
+
+
+def test_the_table_is_written_while_the_study_runs(place, monkeypatch) -> None:
+    """Each trial finds the one before it in `trials.csv`, and waits for it there."""
+    monkeypatch.setattr(results, "TABLE_SECONDS", 0.0)
+    table = place.runs / "watched/trials.csv"
+
+    def complete() -> int:
+        return table.read_text().count("COMPLETE") if table.exists() else 0
+
+    def watching(trial: optuna.Trial, _: object) -> float:
+        until(lambda: complete() == trial.number, "the table")
+        return float(trial.number)
+
+    study = optuna.create_study(study_name="watched")
+    with a_lease() as cluster:
+        optimize(study, watching, cluster, n_trials=3, trial_cores=2)
+    assert complete() == 3
 
 
 def test_a_pruned_trials_processes_are_gone_before_its_cores_are_used_again(place) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Any
+
+from optuna.exceptions import StorageInternalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from persistent_runner.study.run_folder import RunFolder
+
+TABLE_SECONDS = 10.0  # between two tables of a study that runs
+_SHARE = 0.01  # of the time, at most, that goes into them
 
 USER_ATTRIBUTE = "persistent_runner"
 """Of a study: {"objectives": [names]}. Of a trial: what `trials_table` shows beside Optuna's own facts."""
@@ -51,8 +58,36 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 def write_table(folder: RunFolder, study: optuna.Study) -> pd.DataFrame:
     """Write the table as `trials.csv` of a run folder, and return it."""
     table = trials_table(study)
-    folder.keep("trials.csv", table.to_csv(index=False, lineterminator="\n"))
+    folder.keep("trials.csv", _csv(table))
     return table
+
+
+class LiveTable:
+    """`trials.csv` of a study that runs: written anew after trials have ended, at a cost that does not grow with them.
+
+    A storage or a disk that does not take part now is asked again later, and at the end of the start.
+    """
+
+    def __init__(self, folder: RunFolder, study: optuna.Study) -> None:
+        self._folder = folder
+        self._study = study
+        self._settled = 0
+        self._next = 0.0
+
+    def turn(self, settled: int) -> None:
+        """Write the table where it is not of so many settled trials, and its turn has come."""
+        began = time.monotonic()
+        if settled == self._settled or began < self._next:
+            return
+        with contextlib.suppress(OSError, StorageInternalError):
+            self._folder.write("trials.csv", _csv(trials_table(self._study)))
+            self._settled = settled
+        now = time.monotonic()
+        self._next = now + max(TABLE_SECONDS, (now - began) / _SHARE)
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 _OWN_COLUMNS = {
