@@ -61,9 +61,10 @@ def test_every_way_brings_the_same_results(tmp_path: Path) -> None:
 def test_an_objective_through_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a round trip at least, and CPU of the driver."""
     monkeypatch.setattr(objectives, "RTTS", (0.05,))
-    pulled, cpu = objectives.measure(tmp_path, 2, 20)
+    pulled, cpu, on_disk = objectives.measure(tmp_path, 2, 20)
     assert pulled.ours >= 50
     assert cpu.ours > 0
+    assert on_disk.ours > 0
 
 
 @over_openssh
@@ -181,9 +182,10 @@ def test_trials_of_a_whole_study_say_when_they_ran(tmp_path: Path) -> None:
 @over_openssh
 def test_a_whole_study_has_a_rate(tmp_path: Path) -> None:
     """All of its trials are complete, and it stands beside the same command run here."""
-    at_once, share = rate.measure(tmp_path, 70, 1)
+    at_once, share, on_disk = rate.measure(tmp_path, 70, 1)
     assert at_once.peer is not None
     assert share.ours == pytest.approx(at_once.ours / at_once.peer[1])
+    assert on_disk.ours > 0
 
 
 def test_a_study_of_many_trials_is_measured_by_size(tmp_path: Path) -> None:
