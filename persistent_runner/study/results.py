@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from persistent_runner.study.run_folder import RunFolder
 
 TABLE_SECONDS = 10.0  # between two tables of a study that runs
-_SHARE = 0.01  # of the time, at most, that goes into them
+_SHARE = 0.02  # of the time, at most, that goes into them
 
 USER_ATTRIBUTE = "persistent_runner"
 """Of a study: {"objectives": [names]}. Of a trial: what `trials_table` shows beside Optuna's own facts."""
@@ -73,10 +75,16 @@ class LiveTable:
         self._study = study
         self._settled = 0
         self._next = 0.0
+        self._has_pandas = False
 
     def turn(self, settled: int) -> None:
         """Write the table where it is not of so many settled trials, and its turn has come."""
         began = time.monotonic()
+        self._next = self._next or began + TABLE_SECONDS
+        if not self._has_pandas and began >= self._next - TABLE_SECONDS / 2:
+            # The loop, and cores with it, would stand still for half a second where it came with the first table.
+            self._has_pandas = True
+            threading.Thread(target=importlib.import_module, args=("pandas",), name="pandas", daemon=True).start()
         if settled == self._settled or began < self._next:
             return
         with contextlib.suppress(OSError, StorageInternalError):
