@@ -211,7 +211,7 @@ class Salvage:
             raise refusal_of(error, place) from None
         except Exception as error:  # noqa: BLE001 - a user's objective may raise anything; then the trial runs again
             words = error.message if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
-            log.info("trial %d: what attempt %s left cannot be used, it runs again: %s", trial.number, attempt, words)
+            log.info("trial %d runs again, since attempt %s left no result: %s", trial.number, attempt, words)
             return None
         log.info("trial %d: it had ended on a cluster that is gone; its files are fetched", trial.number)
         return outcome, seconds
