@@ -6,6 +6,7 @@ itself) and no job is unfinished, the platform's process ends. Nothing here impo
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import importlib.util
 import json
@@ -142,23 +143,24 @@ def _attach(files: StateFiles) -> Attachment | None:
         hold = socket.create_connection(("127.0.0.1", int(state["control_port"])), timeout=10)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    try:
-        # Another user's program may listen on the port of a platform that is gone: neither side shows the token.
-        nonce, token = secrets.token_hex(16), state["control_token"]
-        with hold.makefile("rb") as lines:
-            hold.sendall(f"{nonce}\n".encode())
-            if not hmac.compare_digest(lines.readline(_LINE).strip(), proof_of(token, "platform", nonce)):
-                hold.close()
-                return None
-            hold.sendall(proof_of(token, "driver", nonce) + b"\n")
-            if lines.readline(_LINE) != b"ok\n":
-                hold.close()
-                return None
-        hold.settimeout(None)
-        return Attachment(state["base_url"], state["api_key"], files.ssh_key, files.authorized_keys, hold)
-    except (OSError, KeyError):
-        hold.close()
-        return None
+    with contextlib.ExitStack() as undo:
+        undo.callback(hold.close)
+        try:
+            # Another user's program may listen on the port of a platform that is gone: neither side shows the token.
+            nonce, token = secrets.token_hex(16), state["control_token"]
+            with hold.makefile("rb") as lines:
+                hold.sendall(f"{nonce}\n".encode())
+                if not hmac.compare_digest(lines.readline(_LINE).strip(), proof_of(token, "platform", nonce)):
+                    return None
+                hold.sendall(proof_of(token, "driver", nonce) + b"\n")
+                if lines.readline(_LINE) != b"ok\n":
+                    return None
+            hold.settimeout(None)
+            held = Attachment(state["base_url"], state["api_key"], files.ssh_key, files.authorized_keys, hold)
+        except (OSError, KeyError):
+            return None
+        undo.pop_all()
+        return held
 
 
 def proof_of(token: str, who: str, nonce: str) -> bytes:

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 
@@ -86,9 +86,11 @@ class SshNode:
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._claim: socket.socket | None = None
+        self._changing = asyncio.Lock()  # to start to listen takes several turns of the loop
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.connections: set[asyncssh.SSHServerConnection] = set()
         self.gates: set[Gate] = set()
+        self.closed = False
         self.logins = True
         self.silent = False
         self.host_key = _line_of(self._key)
@@ -125,7 +127,11 @@ class SshNode:
     # in the loop
 
     async def listen(self) -> None:
-        """Start to listen, at the port that it has, if any."""
+        """Start to listen."""
+        async with self._changing:
+            await self._listen()
+
+    async def _listen(self) -> None:
         if self._claim is None:
             # Bound and never listening: the port stays ours, and refuses, while nobody listens there.
             self._claim = _bound(0)
@@ -147,16 +153,21 @@ class SshNode:
         )
 
     async def _shut(self) -> None:
+        self.closed = True
         for timer in self._timers.values():
             timer.cancel()
-        await self._deafen()
-        await self._drop()
-        if self._claim is not None:
-            self._claim.close()
-            self._claim = None
+        async with self._changing:
+            await self._deafen()
+            await self._drop()
+            if self._claim is not None:
+                self._claim.close()
+                self._claim = None
 
     async def _deafen(self) -> None:
         if self._acceptor is not None:
+            # asyncio gives a connection to its server in the turn after it took it, and loses it where that is closed
+            asyncio.get_running_loop().remove_reader(self._acceptor.sockets[0])
+            await asyncio.sleep(0)
             self._acceptor.close()
             self._acceptor = None
             await asyncio.sleep(0)  # the loop lets go of the socket at its next turn
@@ -166,12 +177,14 @@ class SshNode:
             connection.abort()
 
     async def _refuse(self, seconds: float | None) -> None:
-        await self._deafen()
+        async with self._changing:
+            await self._deafen()
         await self._for("refuse", seconds, lambda: None, lambda: asyncio.ensure_future(self._hear()))
 
     async def _hear(self) -> None:
-        if self._acceptor is None and self._claim is not None:
-            await self.listen()
+        async with self._changing:
+            if self._acceptor is None and not self.closed:
+                await self._listen()
 
     async def _for(
         self, name: str, seconds: float | None, begin: Callable[[], object], end: Callable[[], object]
@@ -200,19 +213,21 @@ class SshNode:
             gate.open()
 
     async def _change_key(self) -> None:
-        self._key = asyncssh.generate_private_key("ssh-ed25519")
-        self.host_key = _line_of(self._key)
-        await self._deafen()
-        await self._drop()
-        await self.listen()
+        async with self._changing:
+            self._key = asyncssh.generate_private_key("ssh-ed25519")
+            self.host_key = _line_of(self._key)
+            await self._deafen()
+            await self._drop()
+            await self._listen()
 
     async def _move(self) -> None:
-        await self._deafen()
-        await self._drop()
-        before, self._claim = self._claim, None
-        await self.listen()
-        if before is not None:
-            before.close()
+        async with self._changing:
+            await self._deafen()
+            await self._drop()
+            before, self._claim = self._claim, None
+            await self._listen()
+            if before is not None:
+                before.close()
 
 
 def _bound(port: int) -> socket.socket:
@@ -278,7 +293,9 @@ class _Login(asyncssh.SSHServer):
         self._gate = Gate(conn._transport)  # type: ignore[arg-type] # noqa: SLF001
         conn._transport = self._gate  # type: ignore[assignment] # noqa: SLF001
         self._node.gates.add(self._gate)
-        if self._node.silent:
+        if self._node.closed:  # it was taken in the turn in which the machine ended
+            conn.abort()
+        elif self._node.silent:
             self._gate.shut()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -307,7 +324,13 @@ class _Login(asyncssh.SSHServer):
         orig_port: int,  # noqa: ARG002
     ) -> Any:
         port = self._node.settings.reachable(dest_host, dest_port)
-        return self._connection.forward_connection("127.0.0.1", port) if port else False
+        return self._forward(port) if port else False
+
+    async def _forward(self, port: int) -> asyncssh.SSHTCPSession[bytes]:
+        session = await self._connection.forward_connection("127.0.0.1", port)
+        if self._connection not in self._node.connections:  # it went meanwhile, and asyncssh lets the session lie
+            session.close()
+        return cast("asyncssh.SSHTCPSession[bytes]", session)
 
 
 def _same_key(line: str, public_data: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import shutil
 import socket
@@ -16,9 +18,10 @@ import pytest
 from plain_client import Client, eventually, register, say
 
 from persistent_runner.local_platform.local import LocalRescale
+from persistent_runner.local_platform.sshd import NodeSettings, SshHost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 needs_openssh = pytest.mark.skipif(
@@ -271,3 +274,63 @@ def test_connections_at_once(client: Client, node: str, key: paramiko.PKey) -> N
     for thread in threads:
         thread.join()
     assert said == ["here\n"] * 5
+
+
+# -- a machine's server by itself
+
+
+@pytest.fixture
+def host() -> Iterator[SshHost]:
+    """Give the thread that serves machines."""
+    host = SshHost()
+    host.start()
+    yield host
+    host.stop()
+
+
+def settings_of(home: Path, key: paramiko.PKey, reachable: Callable[[str, int], int | None]) -> NodeSettings:
+    line = f"{key.get_name()} {key.get_base64()}"
+    return NodeSettings("me", home, "/bin/sh", {}, lambda: [line], reachable)
+
+
+def test_a_closed_machine_hears_nobody(host: SshHost, key: paramiko.PKey, tmp_path: Path) -> None:
+    """Not even one that was about to listen again."""
+    for wait in range(20):
+        node = host.open_node(settings_of(tmp_path, key, lambda *_: None))
+        node.refuse(0.001 * wait / 10)
+        node.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", node.port), timeout=20).close()
+
+
+def test_one_who_comes_while_a_machine_closes_is_let_go(host: SshHost, key: paramiko.PKey, tmp_path: Path) -> None:
+    """No connection outlives its machine."""
+    for _ in range(50):
+        node = host.open_node(settings_of(tmp_path, key, lambda *_: None))
+        with socket.create_connection(("127.0.0.1", node.port), timeout=20) as caller:
+            node.close()
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(100):
+                    pass
+
+
+def test_a_forwarded_connection_ends_with_the_one_it_is_for(host: SshHost, key: paramiko.PKey, tmp_path: Path) -> None:
+    """Even when that is lost while the way is being opened."""
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        target.settimeout(20)
+
+        def reachable(name: str, port: int) -> int:
+            for connection in list(node.connections):
+                asyncio.get_running_loop().call_soon(connection.abort)
+            return int(target.getsockname()[1])
+
+        node = host.open_node(settings_of(tmp_path, key, reachable))
+        with paramiko.Transport(("127.0.0.1", node.port)) as transport:
+            transport.connect(username="me", pkey=key)
+            with pytest.raises((paramiko.SSHException, EOFError)):
+                transport.open_channel("direct-tcpip", ("worker", 22), ("127.0.0.1", 0), timeout=20)
+            reached, _ = target.accept()
+            with reached:
+                reached.settimeout(20)
+                assert reached.recv(1) == b""
+        node.close()
