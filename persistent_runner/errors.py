@@ -95,14 +95,18 @@ class PlatformError(RunnerError):
 class PlatformUnavailable(PlatformError):
     """No usable answer: 429, 5xx, a time-out, a broken connection. The same request may succeed later.
 
-    `retry_after` is the wait in seconds that the platform asked for, None when it asked for none.
+    `retry_after` is the wait in seconds that the platform asked for, None when it asked for none. `throttled` (429)
+    is a request that was turned away before anything was done; after any other of these that is not known.
     """
 
     exit_code = 5
 
-    def __init__(self, message: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, remedy: str = "", retry_after: float | None = None, throttled: bool = False
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.retry_after = retry_after
+        self.throttled = throttled
 
 
 class PlatformRefused(PlatformError):

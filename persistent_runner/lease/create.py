@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from persistent_runner.errors import PlatformRefused, PlatformUnavailable
@@ -22,26 +23,37 @@ def create_once(access: Access, request: LeaseRequest) -> SavedJob:
     Raises PlatformRefused, PlatformUnavailable, or KeyboardInterrupt when `access.stop` is set.
     """
     platform = access.platform
-    asked = False
+    patience: timedelta | None = None  # for how long an empty list of such jobs is doubted
 
     def create() -> SavedJob:
-        nonlocal asked
-        if asked and (found := _look_for(access, request.name)):
+        if patience is not None and (found := _look_for(access, request.name, patience)):
             for job_id in found[1:]:  # saved jobs cost nothing, and one is enough
                 platform.delete(job_id)
             return platform.read_back(found[0], request)
-        asked = True
         return platform.create(request)
 
     def lost(error: Exception) -> None:
-        log.warning("Whether job %s was created is not known, looking for it: %s", request.name, error)
+        nonlocal patience
+        if _throttled(error):  # nothing was done, as far as is known: one look is enough
+            patience = patience or timedelta()
+        else:
+            patience = access.deadlines.created
+            log.warning("Whether job %s was created is not known, looking for it: %s", request.name, error)
 
     return recover(create, {PlatformUnavailable: lost}, Backoff(total=600), access.stop)
 
 
-def _look_for(access: Access, name: str) -> list[str]:
+def _throttled(error: Exception) -> bool:
+    """Return whether a request was turned away as one too many, and say that it is made again."""
+    found = isinstance(error, PlatformUnavailable) and error.throttled
+    if found:
+        log.info("%s Asking again.", error)
+    return found
+
+
+def _look_for(access: Access, name: str, patience: timedelta) -> list[str]:
     """Return the jobs of a name; an empty list is believed only when it has stayed so for a while."""
-    deadline = time.monotonic() + access.deadlines.created.total_seconds()
+    deadline = time.monotonic() + patience.total_seconds()
     while not (found := access.platform.find(name)) and time.monotonic() < deadline:
         if access.stop.wait(access.poll.total_seconds()):
             raise KeyboardInterrupt
@@ -82,7 +94,8 @@ def submit_once(access: Access, job_id: str) -> None:
                 raise
 
     def lost(error: Exception) -> None:
-        log.warning("Whether job %s was submitted is not known, looking at it: %s", job_id, error)
+        if not _throttled(error):
+            log.warning("Whether job %s was submitted is not known, looking at it: %s", job_id, error)
 
     recover(
         submit,

@@ -307,7 +307,7 @@ class Transport:
                 status=code,
             )
         if code in _TRANSIENT or code >= 500:
-            raise PlatformUnavailable(what, retry_after=retry_after(response))
+            raise PlatformUnavailable(what, retry_after=retry_after(response), throttled=code == 429)
         if code == 401 and ours:
             raise PlatformRefused(
                 f"{self.host} refused the API key ({self._words(response) or code}).",

@@ -98,6 +98,29 @@ def test_a_created_job_that_is_not_to_be_read_yet(local: Leases) -> None:
         assert created(local) == submitted(local) == [lease.job_id]
 
 
+def test_a_create_that_was_one_too_many_is_made_again(local: Leases) -> None:
+    """After a 429 nothing was done: one look is enough, and none for minutes (row A6)."""
+    looks: list[str] = []
+
+    class Counts(RescalePlatform):
+        def find(self, name: str) -> list[str]:
+            looks.append(name)
+            return super().find(name)
+
+    for endpoint in ("create_job", "submit_job"):
+        local.rescale.faults.add("status", endpoints=[endpoint], status=429, times=2)
+    with local.make(platform=local.client(Counts), deadlines=Deadlines(created=timedelta(hours=1))) as lease:
+        assert created(local) == submitted(local) == [lease.job_id]
+        assert looks == [lease.name] * 2
+
+
+def test_a_429_to_a_create_that_was_done_all_the_same(local: Leases) -> None:
+    """That nothing was done is a guess, and nothing is lost where it is wrong."""
+    local.rescale.faults.add("status", endpoints=["create_job"], status=429, done=True, times=1)
+    with local.make() as lease:
+        assert created(local) == submitted(local) == [lease.job_id]
+
+
 def test_a_create_that_is_refused_is_told(local: Leases) -> None:
     """The platform's own words, no second try, no job, and no record that stands for one (row A3)."""
     local.rescale.faults.add("status", endpoints=["create_job"], status=403, body={"detail": "no such project"})
