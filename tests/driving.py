@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from persistent_runner.local_platform.attach import Attachment
+
+Found = TypeVar("Found")
 
 DEADLINE = 60
 HOSTILE = """it's a "{hostile}" $HOME földer"""
@@ -36,12 +38,13 @@ while [ ! -e "$GO" ]; do sleep 0.05; done
 cp parameters.json result.json"""
 
 
-def until(reached: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds for which there is no event."""
+def until(reached: Callable[[], Found], what: str) -> Found:
+    """Wait until a condition holds for which there is no event, and return what it found."""
     deadline = time.monotonic() + DEADLINE
-    while not reached():
+    while not (found := reached()):
         assert time.monotonic() < deadline, f"not within {DEADLINE}s: {what}"
         threading.Event().wait(0.05)
+    return found
 
 
 @dataclass

@@ -120,8 +120,12 @@ def switch_of(place: Gated) -> tuple[int, Path]:
     """Return the process of the dead-man's switch that runs now, and the folder of its lease on the head node."""
     for pid in place.processes():
         at = Path(f"/proc/{pid}")
-        if b"KEEPER-START" in (at / "cmdline").read_bytes() and "/.persistent-runner/" in str((at / "cwd").readlink()):
-            return pid, (at / "cwd").readlink()
+        try:
+            command, folder = (at / "cmdline").read_bytes(), (at / "cwd").readlink()
+        except OSError:  # it has ended
+            continue
+        if b"KEEPER-START" in command and "/.persistent-runner/" in str(folder):
+            return pid, folder
     raise AssertionError("no switch runs")
 
 
@@ -134,8 +138,8 @@ def test_a_driver_that_was_suspended_gives_no_verdict(place) -> None:
         place.until_two_run()
         os.kill(driver.process.pid, signal.SIGSTOP)
         place.go.touch()
-        tick = switch_of(place)[1] / "tick"
-        before = int(tick.read_text())
+        tick = switch_of(place)[1] / "tick"  # empty in the moment in which it is written anew
+        before = until(lambda: int(tick.read_text() or 0), "a tick")
         until(lambda: int(tick.read_text() or 0) > before + 30, "more than both limits")
         os.kill(driver.process.pid, signal.SIGCONT)
         assert driver.end() == 0, driver.said

@@ -387,7 +387,7 @@ def test_a_driver_that_sleeps_gives_no_verdict(bench: Bench, sshd: OpenSsh) -> N
         try:
             until(bench.beats(), "a beat")
             driver.send_signal(signal.SIGSTOP)
-            before = int(bench.read("tick"))
+            before = until(lambda: int(bench.read("tick") or 0), "a tick")
             until(lambda: int(bench.read("tick") or 0) > before + 80, "eight seconds, past both limits")
             driver.send_signal(signal.SIGCONT)
             for _ in range(5):
