@@ -32,6 +32,7 @@ HOSTILE = """it's a "{hostile}" $HOME földer"""
 BIN = Path(sys.executable).parent
 QUICK = {"PERSISTENT_RUNNER_BEAT": "0.2s", "PERSISTENT_RUNNER_KEEPER_TICK": "0.2s"}
 SHORT = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "3s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "3s"}
+CALM = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "8s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "8s"}
 LONG = QUICK | {"PERSISTENT_RUNNER_ORPHAN_IDLE": "60s", "PERSISTENT_RUNNER_ORPHAN_BUSY": "60s"}
 GATED = """echo "$TRIAL_NUMBER" >> "$LOG"; echo "this is trial $TRIAL_NUMBER"
 while [ ! -e "$GO" ]; do sleep 0.05; done
@@ -79,6 +80,8 @@ class Driver:
     def wait_for(self, text: str) -> None:
         """Wait until stderr has said something."""
         until(lambda: text in self.said or self.process.poll() is not None, text)
+        if self.process.poll() is not None:
+            self.end()
         assert text in self.said, self.said
 
     def end(self) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import random
 import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,11 @@ WHY_NOT = "needs OpenSSH's sshd: apt-get install openssh-server"
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on now, of those that no system gives to who asks for any."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randrange(20000, 32000)))
+            return int(probe.getsockname()[1])
 
 
 def make_key(path: Path, *options: str) -> Path:
@@ -106,7 +108,7 @@ class OpenSsh:
         return Proof("known", log_keys=lambda: [self.host_key.with_suffix(".pub").read_text()])
 
 
-@contextmanager
+@contextlib.contextmanager
 def openssh(folder: Path, *options: str) -> Iterator[OpenSsh]:
     """Serve OpenSSH from `folder` while entered."""
     server = OpenSsh(folder, *options)

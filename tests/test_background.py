@@ -44,8 +44,8 @@ def test_its_threads_end_when_it_is_closed() -> None:
         assert go.wait(SECONDS)
 
     crew.start(call, "one that goes on")
-    crew.start(lambda: threads.append(threading.current_thread()), "a short one")
     assert begun.wait(SECONDS)
+    crew.start(lambda: threads.append(threading.current_thread()), "a short one")
     crew.close(0.01)
     assert threads[0].is_alive()
     go.set()

@@ -362,8 +362,8 @@ def test_a_bug_in_a_python_objective_is_shown_and_the_cluster_released(place) ->
 
 def test_max_time_ends_with_5(place) -> None:
     """A start that runs out of its max_time releases, says how to go on, and is told from one that is done."""
-    study = place.study("sleep 0.3; cp parameters.json result.json")
-    driver = place.run(study, "--set", "study.max_time=0.2s", "--max-concurrent", 1, code=5)
+    study = place.study("sleep 4; cp parameters.json result.json")
+    driver = place.run(study, "--set", "study.max_time=3s", "--max-concurrent", 1, code=5)
 
     assert "max_time" in driver.said
     assert len(place.rows()) == 1
@@ -536,6 +536,8 @@ def test_an_interrupt_at_any_moment_leaves_nothing(place, moment, number) -> Non
     more = '[setup]\ncommand = "sleep 601"' if moment == "setup" else ""
     study = place.study(command, more=more)
     with place.platform() as platform:
+        if moment == "releasing":
+            place.fault("stop_hangs", at="stopping", seconds=3)
         driver = place.start(study, "--no-pilot")
         if said:
             driver.wait_for(said)
@@ -576,6 +578,7 @@ def test_three_interrupts_leave_and_say_what_still_runs(place) -> None:
     with place.platform():
         driver = place.start(study, "--no-pilot")
         until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
+        place.fault("slow", endpoints=["stop_job"], seconds=3)
         for said in ("no new trials", "stopping the trials", None):
             driver.process.send_signal(signal.SIGINT)
             if said:
@@ -592,6 +595,7 @@ def test_who_leaves_is_not_kept_by_a_platform_that_has_gone(place) -> None:
     """With nobody else on the local platform the third Ctrl-C ends the command as well: exit 4 and no second release."""
     driver = place.start(place.study(SLEEPING), "--no-pilot")
     until(lambda: len(place.events("tiny", "start")) == 2, "two trials")
+    place.fault("slow", endpoints=["stop_job"], seconds=3)
     for said in ("no new trials", "stopping the trials", None):
         driver.process.send_signal(signal.SIGINT)
         if said:

@@ -99,7 +99,7 @@ def test_a_script_goes_on_with_the_cluster_of_one_that_was_killed(place: Place) 
 
 def test_another_study_leaves_it_alone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """It gets a cluster of its own; the orphan is named, and ends by itself when nobody comes back."""
-    job_id = killed(place, "left", orphan_idle="6s")
+    job_id = killed(place, "left", orphan_idle="15s")
     with a_lease("another") as cluster, attachment(place) as platform:
         assert not cluster.is_attached
         assert cluster.job_id != job_id

@@ -162,7 +162,7 @@ def test_a_machine_that_is_not_reached_at_first(
 
 def test_a_machine_whose_address_comes_late(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials begin on the head node; the others follow when the platform shows them."""
-    monkeypatch.setattr(nodes, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(nodes, "LOOK_SECONDS", 3)
     lease = pools.lease(core_type="marble", cores=8)
     shown = lease.nodes
     lease.hold.watch.cluster = type(lease.cluster)(lease.job_id, shown[:1], 0)
@@ -214,7 +214,7 @@ def test_a_machine_that_is_silent_for_too_long(
 ) -> None:
     """What ran there is lost and may run elsewhere, while the platform still shows it; when it answers it is used again."""
     soon = Backoff(first=0.1, most=0.1, total=0.5)
-    monkeypatch.setattr(nodes, "AGAIN", Backoff(first=0.1, most=0.1, total=float("inf")))
+    monkeypatch.setattr(nodes, "AGAIN", Backoff(first=4, most=4, total=float("inf")))
     monkeypatch.setattr(nodes, "Link", functools.partial(nodes.Link, patience=Patience(reconnect=soon)))
     lease = a_cluster(pools, 2)
     pool = pools.pool(lease, trial_cores=4)
@@ -439,4 +439,4 @@ def test_hundreds_at_a_time(pools: Pools, tmp_path: Path) -> None:
     assert list(table["state"].unique()) == ["COMPLETE"]
     assert sorted(table["attempts"].unique()) == [1]
     assert sorted(table["node"].value_counts().index) == sorted(node.hostname for node in lease.nodes)
-    assert table["node"].value_counts().min() >= 35
+    assert table["node"].value_counts().min() >= 200 - 3 * 60  # a node has 60 slots, and one may come late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def test_what_a_killed_start_was_owed_comes_from_what_its_cluster_left(place, n_
         place.run(*line, **SHORT, PERSISTENT_RUNNER_CRASH="result-recorded", code=-9)
         assert have(place, "fields/big.bin") == set()
         until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
-        second = place.run(*line, **SHORT)
+        second = place.run(*line, **LONG)
     assert "trial 0: 1 output is fetched from what its cluster has left" in second.said
     assert have(place, "fields/big.bin") == {0, 2} & set(range(n_trials))
     assert ran(place) == list("012")[:n_trials]
@@ -198,7 +199,11 @@ def there(pool: Pool) -> list[str]:
 
 
 def sizes(folder: RunFolder) -> list[int]:
-    return [path.stat().st_size for path in sorted(folder.path.glob("trials/*/out*"))]
+    found = []
+    for path in sorted(folder.path.glob("trials/*/out*")):
+        with contextlib.suppress(FileNotFoundError):  # a part that has come whole has another name
+            found.append(path.stat().st_size)
+    return found
 
 
 def test_the_next_trials_run_while_an_output_finds_no_room(
@@ -235,7 +240,8 @@ def test_an_interrupt_lets_outputs_come_and_a_second_one_leaves_them(
         ballast.write_bytes(b"\0" * 5_000_000)
 
         def turned(_: Any) -> None:
-            if "Outputs of trial 0 are on their way (3.5 MB) and waited for" in caplog.text:
+            told = "come when there is room", "Outputs of trial 0 are on their way (3.5 MB) and waited for"
+            if all(text in caplog.text for text in told):
                 interrupts.count = 2 if "Interrupt again to leave them" in caplog.text else 1
 
         loop_on(pool, study, folder, on_turn=turned, interrupts=interrupts, limits=Limits(1)).run()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.driving import GATED, HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
+from tests.driving import CALM, GATED, HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def test_what_ended_on_a_cluster_that_is_gone_is_fetched(place) -> None:
     line = place.gated(n_trials=4)
     with place.platform() as platform:
         trials_end_on_a_cluster_that_ends(place, platform, line)
-        second = place.run(*line, **SHORT)
+        second = place.run(*line, **LONG)
     assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
     assert place.counts == Counter("0123")
     rows = place.rows()
@@ -65,6 +65,7 @@ def test_what_ended_while_the_driver_slept_is_fetched(place) -> None:
         driver = place.start(*line, **SHORT)
         place.until_two_run()
         place.fault("ssh", do="blackhole")
+        threading.Event().wait(1)  # it is ordered; nothing tells from outside when it has come
         driver.process.send_signal(signal.SIGSTOP)
         place.go.touch()
         until(lambda: not unfinished_jobs(platform), "the end of the cluster by itself")
@@ -84,7 +85,7 @@ def test_what_ran_otherwise_on_a_cluster_that_is_gone_runs_again(place) -> None:
     line = place.gated(n_trials=2)
     with place.platform() as platform:
         trials_end_on_a_cluster_that_ends(place, platform, line)
-        second = place.run(*line, "--set", "trial.outputs=['*.json']", **SHORT)
+        second = place.run(*line, "--set", "trial.outputs=['*.json']", **LONG)
     assert "was started before with another command or other inputs" in second.said
     assert place.counts == Counter("0011")
 
@@ -121,7 +122,7 @@ def test_what_a_python_objective_ran_on_a_cluster_that_is_gone_is_fetched(place)
     line = (study, *more)
     with place.platform() as platform:
         trials_end_on_a_cluster_that_ends(place, platform, line)
-        second = place.run(*line, **SHORT)
+        second = place.run(*line, **LONG)
     assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
     assert place.counts == Counter("012")
     rows = place.rows()
@@ -138,6 +139,7 @@ def test_the_same_line_after_a_kill_joins_what_runs(place) -> None:
     with place.platform() as platform:
         first = place.start(*line, **LONG)
         place.until_two_run()
+        until(lambda: len(place.events("tiny", "start")) == 2, "both to be told")
         begun = time.monotonic()
         kill(first)
         second = place.start(*line, **LONG)
@@ -447,7 +449,7 @@ def test_a_driver_that_was_held_up_goes_on_with_a_new_cluster(place) -> None:
 def test_a_main_loop_that_hangs_gives_no_sign_of_life(place) -> None:
     """Another program holds the study's database: the beat stops after HANG, the cluster ends, and is replaced (D13)."""
     with place.platform() as platform:
-        driver = place.start(*place.gated(), "--max-concurrent", 1, PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        driver = place.start(*place.gated(), "--max-concurrent", 1, PERSISTENT_RUNNER_HANG="1s", **CALM)
         until(lambda: sum(place.counts.values()) == 1, "the first trial")
         other = sqlite3.connect(place.runs / "tiny/study.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -465,9 +467,9 @@ def test_a_main_loop_that_hangs_gives_no_sign_of_life(place) -> None:
 def test_a_driver_that_only_waits_is_not_taken_for_one_that_hangs(place) -> None:
     """Trials that run for longer than HANG keep their cluster: the main loop turns while it waits."""
     with place.platform() as platform:
-        driver = place.start(*place.gated(), PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        driver = place.start(*place.gated(), PERSISTENT_RUNNER_HANG="1s", **CALM)
         place.until_two_run()
-        threading.Event().wait(6)  # longer than HANG and orphan_busy together
+        threading.Event().wait(11)  # longer than HANG and orphan_busy together
         assert len(unfinished_jobs(platform)) == 1
         place.go.touch()
         assert driver.end() == 0, driver.said
@@ -553,8 +555,8 @@ def test_a_setup_that_takes_longer_than_hang_keeps_its_cluster(place) -> None:
     """The main loop is shown to turn while it waits for the setup; nothing ends and nothing is leased anew."""
     place.go.touch()
     with place.platform() as platform:
-        line = place.gated(more='[setup]\ncommand = "sleep 6"')
-        driver = place.start(*line, PERSISTENT_RUNNER_HANG="1s", **SHORT)
+        line = place.gated(more='[setup]\ncommand = "sleep 11"')
+        driver = place.start(*line, PERSISTENT_RUNNER_HANG="1s", **CALM)
         assert driver.end() == 0, driver.said
         assert len(all_jobs(platform)) == 1
 
@@ -563,7 +565,7 @@ def test_a_setup_that_outlasts_the_money_is_given_up(place) -> None:
     """The cluster's time is over before its setup has ended: released, exit code 5, and the reason is said (row U6)."""
     with place.platform() as platform:
         line = place.gated(more='[setup]\ncommand = "sleep 60"')
-        driver = place.start(*line, "--set", "study.max_cost=0.0006", **LONG)  # about 6 s
+        driver = place.start(*line, "--set", "study.max_cost=0.0015", **LONG)  # about 15 s
         assert driver.end() == 5, driver.said
         assert unfinished_jobs(platform) == []
     assert "time is over before its setup has ended" in driver.said
@@ -572,9 +574,8 @@ def test_a_setup_that_outlasts_the_money_is_given_up(place) -> None:
 def test_an_interrupt_while_a_lost_cluster_is_released(place) -> None:
     """Ctrl-C then ends the study when the release is confirmed: 130 and nothing that may still run (row L11)."""
     with place.platform() as platform:
-        driver = place.start(*place.gated(), "--set", "study.max_cost=0.0009", **LONG)  # about 9 s
-        place.until_two_run()
         place.fault("stop_hangs", at="stopping", seconds=3)
+        driver = place.start(*place.gated(), "--set", "study.max_cost=0.0009", **LONG)  # about 9 s
         driver.wait_for("asking for its stop")
         driver.process.send_signal(signal.SIGINT)
         assert driver.end() == 130, driver.said

@@ -58,12 +58,16 @@ def test_each_ping_takes_a_round_trip_and_many_at_once_take_little_more() -> Non
                 sock.sendall(b"?")
                 read(sock, 1)
             one_by_one = time.monotonic() - opened
-            at_once = time.monotonic()
-            for _ in range(pings):
-                sock.sendall(b"?")
-                time.sleep(0.001)
-            read(sock, pings)
-            at_once = time.monotonic() - at_once
+
+            def burst() -> float:
+                begun = time.monotonic()
+                for _ in range(pings):
+                    sock.sendall(b"?")
+                    time.sleep(0.001)
+                read(sock, pings)
+                return time.monotonic() - begun
+
+            at_once = min(burst() for _ in range(5))
     assert opened - begun >= 2 * RTT
     assert one_by_one >= pings * RTT
     assert RTT <= at_once < one_by_one / 2
@@ -138,7 +142,7 @@ def test_connections_that_come_and_go_are_told_apart() -> None:
 
 def test_it_carries_much_where_nothing_is_narrow() -> None:
     """Without a bandwidth the delay alone counts: as much as fits is under way at once."""
-    size = 8 << 20
+    size = 32 << 20
     with echo() as target, line(HOST, target, RTT) as port, connect(port) as sock:
         begun = time.monotonic()
         writer = threading.Thread(target=sock.sendall, args=(bytes(size),))

@@ -55,7 +55,7 @@ BUGS = (
     Bug(
         "a job whose answer was lost is not looked for",
         "lease/create.py",
-        "(found := _look_for(access, request.name))",
+        "(found := _look_for(access, request.name, patience))",
         "(found := list[str]())",
         "lost answers",
     ),
@@ -112,7 +112,7 @@ BUGS = (
         "study/objective.py",
         "        here: set[str] = set()",
         """        import threading
-        threading.Timer(0.2, lambda: [work.pull(name) for name in spec.trial.outputs]).start()
+        threading.Timer(2.0, lambda: [work.pull(name) for name in spec.trial.outputs]).start()
         here, outputs = set(), []""",
         "result-recorded",
     ),

@@ -67,7 +67,7 @@ def dead_supervisors(stage: Stage) -> Played:
     played.disturbed = True
     driver = stage.start(played)
     until(lambda: len(_said(played, "start")) == 2, "two trials")
-    nodes.kill_one(nodes.supervisors(played.mark), 0.0)
+    nodes.kill_one(nodes.supervisors(played.mark), 0.9)
     _end(played, driver)
     return played
 
@@ -78,7 +78,7 @@ def another_host(stage: Stage) -> Played:
     played.disturbed = played.abandoned = True
     driver = stage.start(played)
     with contextlib.suppress(TimeoutError):
-        until(lambda: driver.ended(0) or played.truth.exists(), "the first trial")
+        until(lambda: driver.ended(0) or len(_said(played, "start")) == 2, "two trials")
         stage.fault(played, "host_key")
     _end(played, driver)
     return played
@@ -98,7 +98,8 @@ def an_agent_wakes_late(stage: Stage) -> Played:
 
     The driver is held up until the running trials have ended, so that it sends the next ones to an agent that sleeps.
     """
-    played = stage.study(outputs=False, ahead=0)  # outputs would have to be fetched from it, what waits would begin
+    # outputs would have to be fetched from it, what waits would begin
+    played = stage.study(outputs=False, ahead=0, seconds=1.5)
     first = stage.start(played)
     until(lambda: _events(played, "end") and len(_said(played, "start")) == 3, "two trials after the first one")
     first.send(signal.SIGSTOP)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +26,7 @@ from persistent_runner.study.failures import FailuresTable, judge, kind_of
 from persistent_runner.study.progress import Limits, Progress
 from persistent_runner.study.proposals import StudyFailed
 from persistent_runner.study.run_folder import RunFolder
-from tests.study.test_loop import Threads, a_loop, failures, new_study, press, states, value_of
+from tests.study.test_loop import DEADLINE, Threads, a_loop, failures, new_study, press, states, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,6 +167,7 @@ def test_fewer_trials_run_while_one_waits_for_a_licence(folder: RunFolder, caplo
     """Their number is what the licences are enough for; after a trial that ends well it is as before."""
     study, lock, together = new_study("memory"), threading.Lock(), [0, 0]
     refused: list[int] = []
+    three = threading.Event()
 
     def objective(trial: optuna.Trial, work: object) -> float:
         with lock:
@@ -176,7 +176,8 @@ def test_fewer_trials_run_while_one_waits_for_a_licence(folder: RunFolder, caplo
             too_many = together[0] > 2 and len(refused) < 4
             if too_many:
                 refused.append(trial.number)
-        time.sleep(0.02)
+                three.set()
+        assert three.wait(DEADLINE)
         with lock:
             together[0] -= 1
         if too_many:

@@ -151,7 +151,7 @@ def test_what_waits_goes_to_the_next_cluster(staged, folder) -> None:
 
     def objective(trial: optuna.Trial, work: WorkDir) -> float:
         if trial.number == 0 and not lost.is_set():
-            until(lambda: any(running.is_sent for running in loop.progress.ready.values()), "one is sent ahead")
+            until(lambda: any(running.is_sent for running in list(loop.progress.ready.values())), "one is sent ahead")
             lost.set()
             raise LeaseLost("job abc ended")
         assert lost.wait(DEADLINE)  # trial 0 had no command: the next one has its place at once
