@@ -22,7 +22,7 @@ from persistent_runner.local_platform.attach import StateFiles, proof_of, write_
 from persistent_runner.local_platform.durations import FAST, RECORDED
 from persistent_runner.local_platform.local import LocalRescale
 
-_GRACE = 2.0
+_GRACE = 20.0
 """Seconds that the first driver has to attach."""
 
 

@@ -120,7 +120,7 @@ class LoggedCommand:
         code = self._process.wait()
         code = 128 - code if code < 0 else code
         # A child that the command left behind may hold the pipe open for ever: its later output is not the command's.
-        self._pump.join(timeout=0.2)
+        self._pump.join(timeout=2.0)
         self._line(f"Exited with code {code}\n".encode())
         with self._lock:
             self._log.close()

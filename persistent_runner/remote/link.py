@@ -341,9 +341,9 @@ class Link:
                 if ready:
                     self._look()
                 continue
+            self.frames_out += len(unsent)
             try:
                 channel.sendall(b"".join(frames.encode(request.header, request.body) for request in unsent))
-                self.frames_out += len(unsent)
             except FAULTS as error:
                 log.debug("%s: sending failed: %s", self.node, error)
                 close(channel)  # the reader notices, reconnects and has it sent again

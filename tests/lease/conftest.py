@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
+import socket
 import threading
 import time
 from datetime import timedelta
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 QUICK = Backoff(first=0.01, most=0.05, total=30)
 POLL = timedelta(seconds=0.02)
 SHORT = timedelta(seconds=0.3)
+LATER = timedelta(seconds=3)  # the way down of a job takes a while on a busy machine
 DEADLINE = 60
 ACCOUNT = "me@example.com"
 
@@ -50,6 +52,12 @@ TICKING = Guard(
     orphan_busy=timedelta(seconds=60),
 )
 """A switch that answers at once and ends nothing within a test."""
+
+
+def answers(port: int) -> bool:
+    """Return whether somebody listens at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(reached: Callable[[], object], what: str) -> None:

@@ -14,7 +14,7 @@ from persistent_runner.lease.meter import Cost
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.rescale.api import Endpoints
 
-from .conftest import QUICK, SHORT, TICKING, until
+from .conftest import LATER, QUICK, TICKING, until
 
 if TYPE_CHECKING:
     from persistent_runner.lease.manager import ClusterLease
@@ -100,7 +100,7 @@ def test_a_cluster_near_its_end_is_replaced_while_it_runs(local: Leases) -> None
 
 def test_the_walltime_ends_a_lease_and_it_is_replaced(local: Leases) -> None:
     """Where the platform cuts the job, the lease is lost, with the platform's reason (row L12)."""
-    order = local.fault("walltime", seconds=0.5)
+    order = local.fault("walltime", seconds=3)
     with local.make() as lease:
         until(lambda: is_lost(lease), "the walltime")
         local.rescale.faults.remove(order)
@@ -137,7 +137,7 @@ def test_three_fruitless_leases_are_enough(local: Leases) -> None:
 
 def test_a_job_whose_stop_is_not_confirmed_is_not_replaced(local: Leases) -> None:
     """Two clusters at a time are worse than none: the renewal ends with what may still run."""
-    lease = local.make(deadlines=Deadlines(ending=SHORT, ended=SHORT, connect=QUICK))
+    lease = local.make(deadlines=Deadlines(ending=LATER, ended=LATER, connect=QUICK))
     lease.acquire()
     order = local.rescale.faults.add("status", endpoints=["stop_job", "force_stop_job"], status=400)
     with pytest.raises(ReleaseUnconfirmed):
@@ -182,9 +182,9 @@ def test_a_spent_budget_stops_the_renewals(local: Leases) -> None:
     """The former is released, no other is asked for, and that everything is over is told (row U6)."""
     price = local.platform.quote(local.request()).price_per_hour
     assert price
-    lease = local.make(guard=TICKING, budget=Budget(max_cost=price / 3600))
+    lease = local.make(guard=TICKING, budget=Budget(max_cost=5 * price / 3600))
     with lease:
-        until(lambda: lease.cost.seconds > 1.0 or is_lost(lease), "the money is spent")
+        until(lambda: lease.cost.seconds > 5.0 or is_lost(lease), "the money is spent")
         with pytest.raises(BudgetSpent, match="by max_cost"):
             lease.renew(finished=1)
         assert local.cluster_of(lease) == "stopped"

@@ -15,7 +15,7 @@ from persistent_runner.lease.guard import Guard
 from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.rescale.client import RescalePlatform
 
-from .conftest import QUICK, SHORT, TICKING, until
+from .conftest import LATER, QUICK, SHORT, TICKING, until
 
 if TYPE_CHECKING:
     from persistent_runner.lease.manager import ClusterLease
@@ -61,7 +61,7 @@ def test_a_stop_that_hangs_is_forced(
     monkeypatch.setattr(stopper, "_SAY_WHEN_FORCED", 0.0)
     caplog.set_level(logging.INFO)
     local.fault("stop_hangs", at=at)
-    with local.make(deadlines=dataclasses.replace(PATIENT, ending=SHORT, ended=SHORT)) as lease:
+    with local.make(deadlines=dataclasses.replace(PATIENT, ending=LATER, ended=LATER)) as lease:
         pass
     assert [line["event"] for line in local.journal("stop_asked", "force_stop_asked")] == [
         "stop_asked",
@@ -74,7 +74,7 @@ def test_a_stop_that_hangs_is_forced(
 def test_a_stop_that_is_ignored_is_forced(local: Leases) -> None:
     """An accepted stop that does nothing is no end: nothing counts but `Stopped` (row A17)."""
     local.fault("stop_ignored")
-    with local.make(deadlines=dataclasses.replace(PATIENT, ending=SHORT)) as lease:
+    with local.make(deadlines=dataclasses.replace(PATIENT, ending=LATER)) as lease:
         pass
     assert len(local.journal("force_stop_asked")) == 1
     assert local.cluster_of(lease) == "stopped"
@@ -82,8 +82,8 @@ def test_a_stop_that_is_ignored_is_forced(local: Leases) -> None:
 
 def test_a_cluster_that_lingers_is_waited_for(local: Leases) -> None:
     """Stopping may take long; that is no reason to force it (row L13)."""
-    local.fault("stop_hangs", at="stopping", seconds=0.6)
-    with local.make(deadlines=dataclasses.replace(PATIENT, ending=SHORT)) as lease:
+    local.fault("stop_hangs", at="stopping", seconds=4)
+    with local.make(deadlines=dataclasses.replace(PATIENT, ending=LATER)) as lease:
         pass
     assert local.journal("force_stop_asked") == []
     assert local.cluster_of(lease) == "stopped"
@@ -91,7 +91,7 @@ def test_a_cluster_that_lingers_is_waited_for(local: Leases) -> None:
 
 def test_a_stop_that_is_never_confirmed_says_what_may_run(local: Leases) -> None:
     """Job id, page and the time of its own end are told, exit code 4; and a later release can still succeed (L13)."""
-    lease = local.make(deadlines=Deadlines(ending=SHORT, ended=SHORT, connect=QUICK))
+    lease = local.make(deadlines=Deadlines(ending=LATER, ended=LATER, connect=QUICK))
     lease.acquire()
     local.fault("stop_hangs", at="executing")
     hung = local.rescale.faults.add("status", endpoints=["stop_job", "force_stop_job"], status=400)
@@ -129,7 +129,7 @@ def test_a_release_that_is_not_confirmed(hang: str, leases: Leases) -> None:
             return dataclasses.replace(state, stopped=False)
 
     platform = leases.client(Hangs)
-    deadlines = Deadlines(ending=SHORT, ended=SHORT, unreachable=SHORT, connect=QUICK)
+    deadlines = Deadlines(ending=LATER, ended=LATER, unreachable=SHORT, connect=QUICK)
     lease = leases.make(platform=platform, deadlines=deadlines)
     lease.acquire()
     platform.broken = True
@@ -186,7 +186,7 @@ def test_a_revoked_key_ends_the_cluster_by_its_switch(local: Leases) -> None:
 
 def test_a_driver_that_falls_silent_leaves_nothing(local: Leases) -> None:
     """Without a sign of life the switch ends the cluster after orphan_idle, and not before (rows L2, L14)."""
-    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=3))
+    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=8))
     lease = local.make(guard=guard)
     lease.acquire()
     assert lease.hold.learn_age()
@@ -209,7 +209,7 @@ def test_a_driver_that_dies_before_it_connects_leaves_nothing(local: Leases) -> 
 
         return die
 
-    lease = local.make(guard=dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=1)), connector=connector)
+    lease = local.make(guard=dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=5)), connector=connector)
     with pytest.raises(_Died):
         lease._lease()
     until(lambda: [line for line in local.journal("cluster_status") if line["status"] == "Stopped"], "the end")
@@ -249,7 +249,7 @@ def test_a_forced_stop_without_an_answer_is_asked_for_again(local: Leases) -> No
     """One 503 is no reason to wait out every limit and to give up (row A10)."""
     local.fault("stop_ignored")
     local.rescale.faults.add("status", endpoints=["force_stop_job"], status=503, times=2)
-    lease = local.make(platform=local.client(), deadlines=dataclasses.replace(PATIENT, ending=SHORT))
+    lease = local.make(platform=local.client(), deadlines=dataclasses.replace(PATIENT, ending=LATER))
     with lease:
         pass
     assert len(local.journal("force_stop_asked")) == 1

@@ -497,16 +497,18 @@ def test_a_cluster_without_a_switch_is_as_old_as_its_record(local: Leases) -> No
 
 def test_what_a_kept_cluster_took_is_counted_once(local: Leases) -> None:
     """Until it was kept, and from there to its end: together its whole life, not more."""
-    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=3))
-    with local.make(lease={"keep": timedelta(seconds=3)}, guard=guard) as lease:
+    guard = dataclasses.replace(TICKING, orphan_idle=timedelta(seconds=8))
+    with local.make(lease={"keep": timedelta(seconds=8)}, guard=guard) as lease:
         assert lease.hold.learn_age()
+    kept_age = local.ledger.entries()[0].kept_age
     until(lambda: local.cluster_of(lease) == "stopped", "its end")
     assert local.settle() is None
     parts = [cost for name, cost, final in local.costs if name == lease.name and final]
     assert len(parts) == 2
     executed = local.platform.state(lease.job_id).executed
     assert executed is not None
-    assert sum(cost.seconds for cost in parts) == pytest.approx(executed.total_seconds(), abs=0.7)
+    assert parts[1].seconds == pytest.approx(executed.total_seconds() - kept_age, abs=0.1)
+    assert kept_age <= parts[0].seconds < kept_age + 10  # it is told when all is closed
 
 
 def test_when_a_job_ends_by_itself_is_said_by_the_clock_where_that_is_known() -> None:

@@ -13,7 +13,7 @@ from persistent_runner.lease.stopper import Deadlines
 from persistent_runner.lease.watch import Watch
 from persistent_runner.rescale.client import RescalePlatform
 
-from .conftest import QUICK, SHORT, until
+from .conftest import QUICK, SHORT, answers, until
 
 if TYPE_CHECKING:
     from persistent_runner.lease.platform import LeaseState
@@ -124,7 +124,7 @@ def test_no_address_within_the_deadline(form: str, local: Leases) -> None:
 def test_a_job_that_ends_while_its_machines_are_waited_for(local: Leases) -> None:
     """No address will come any more: the wait ends with the platform's reason (row L5)."""
     local.fault("instances", form="empty")
-    local.fault("preempt", after=0.3)
+    local.fault("preempt", after=3)
     job_id = local.platform.create(local.request(name=f"persistent_runner-{local.study}-0", command="sleep 60")).job_id
     local.platform.submit(job_id)
     watch = Watch(local.access(), Meter(1.0, timedelta(hours=1), "by its walltime"), job_id)
@@ -180,8 +180,8 @@ def test_a_moved_port_of_the_same_machine_is_followed(local: Leases) -> None:
         before = lease.head_node
         local.fault("port")
         until(lambda: not lease.connection.is_connected or lease.head_node.port != before.port, "the drop")
-        lease.check_machines()
-        assert lease.head_node.port != before.port
+        until(lambda: lease.check_machines() or lease.head_node.port != before.port, "the new port")
+        until(lambda: answers(lease.head_node.port), "a server there")
         assert lease.connect().run("true", hide=True).ok
         assert lease.cluster.generation == 0
 
@@ -192,6 +192,7 @@ def test_another_host_key_of_the_same_machine_is_refused(local: Leases) -> None:
         local.fault("host_key")
         until(lambda: not lease.connection.is_connected, "the drop")
         lease.check_machines()
+        until(lambda: answers(lease.head_node.port), "a server there")
         with pytest.raises(HostNotProven) as caught:
             lease.connect()
         assert caught.value.exit_code == 6

@@ -197,8 +197,10 @@ def test_preempted_and_launched_again(
     old_key = host_key(ssh)
     say(ssh, "touch ~/mine ~/work/mine")
     platform.faults.add("preempt", relaunch=0.3, job=job_id)
-    eventually(lambda: not client.rows(f"jobs/{job_id}/instances/"), "the loss of the machine")
-    after = eventually(lambda: client.rows(f"jobs/{job_id}/instances/"), "another machine")[0]
+    after = eventually(
+        lambda: [row for row in client.rows(f"jobs/{job_id}/instances/") if row["id"] != before["id"]],
+        "another machine",
+    )[0]
     eventually(lambda: "restart 1" in " ".join(client.tail(job_id)), "the command")
     ssh.close()
     ssh = client.connect(job_id, key)
@@ -259,12 +261,14 @@ def test_another_host_key_and_another_port(client: Client, platform: LocalRescal
     transport = ssh.get_transport()
     eventually(lambda: transport is None or not transport.is_active(), "the end of the connection")
     ssh.close()
+    eventually(lambda: accepts(first["sshPort"]), "SSH")
     ssh = client.connect(job_id, key)
     new_key = host_key(ssh)
     assert (new_key != old_key, machine(client, job_id)) == (True, first)
     ssh.close()
     platform.faults.add("port")
     eventually(lambda: machine(client, job_id)["sshPort"] != first["sshPort"], "another port")
+    eventually(lambda: accepts(machine(client, job_id)["sshPort"]), "SSH")
     assert not accepts(first["sshPort"])
     ssh = client.connect(job_id, key)
     assert (host_key(ssh), machine(client, job_id)["id"]) == (new_key, first["id"])
@@ -280,7 +284,7 @@ def test_late_ssh(client: Client, platform: LocalRescale, key: paramiko.PKey) ->
     port = eventually(lambda: client.rows(f"jobs/{job_id}/instances/"), "the machine")[0]["sshPort"]
     assert not accepts(port)
     eventually(lambda: accepts(port), "SSH")
-    platform.faults.add("late_ssh", seconds=2, login=True, times=1)
+    platform.faults.add("late_ssh", seconds=8, login=True, times=1)
     job_id = client.start("sleep inf")
     with pytest.raises(paramiko.AuthenticationException):
         client.connect(job_id, key)

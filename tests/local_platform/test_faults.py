@@ -99,7 +99,7 @@ def test_a_server_that_hangs_or_is_slow(client: Client, platform: LocalRescale) 
     """`hang` takes the request and says nothing until it is removed, `slow` answers late (row A11)."""
     order = platform.faults.add("hang", endpoints="me", times=1)
     with pytest.raises(requests.ReadTimeout):
-        client.session.get(f"{client.base_url}/api/v2/users/me/", timeout=0.3)
+        client.session.get(f"{client.base_url}/api/v2/users/me/", timeout=3)
     assert client.get("users/me/").ok
     assert platform.faults.remove(order)
     slow = platform.faults.add("slow", endpoints="me", seconds=3600)

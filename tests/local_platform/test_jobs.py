@@ -213,7 +213,7 @@ def test_recorded_durations_by_a_clock_in_hand(tmp_path: Path) -> None:
         since = {
             row["status"]: datetime.fromisoformat(row["statusDate"]) for row in client.rows(f"jobs/{job_id}/statuses/")
         }
-        assert timedelta(minutes=8) < since["Executing"] - since["Pending"] < timedelta(minutes=12)
+        assert timedelta(minutes=8) < since["Executing"] - since["Pending"] < timedelta(minutes=60)
         clock.advance(2 * 3600)
         eventually(lambda: clock.advance(5) or client.cluster(job_id)[0] == "Stopped", "Stopped")
         assert client.statuses(job_id)[:2] == ["Completed", "Stopping"]

@@ -106,7 +106,7 @@ class Middle(paramiko.ServerInterface):
         self._note("command", command)
         answered = self._answer(command.decode("utf-8", "replace"))
         if answered is not None:
-            threading.Timer(0.05, self._reply, (channel, *answered)).start()  # once the request was said to be taken
+            threading.Timer(1.0, self._reply, (channel, *answered)).start()  # once the request was said to be taken
         return True
 
     @staticmethod

@@ -48,7 +48,7 @@ def test_many_logs_travel_in_one_frame(sshd_site: Site) -> None:
         for number in pieces
     ]
     until(lambda: all((sshd_site.root / f"{n:05d}.1" / "printed").exists() for n in pieces), "all have printed")
-    until(lambda: all(pieces.values()), "a piece of each")
+    until(lambda: all(found and found[-1][1].endswith(b" 3\n") for found in pieces.values()), "all of each")
     frames = link.frames_in
     (sshd_site.root / "go").touch()
     for future in futures:

@@ -182,7 +182,7 @@ def test_something_else_listens() -> None:
                 dataclasses.replace(NODE, port=listener.getsockname()[1])
             )
         thread.join()
-    assert {found.name for found in threading.enumerate()} <= before
+    until(lambda: {found.name for found in threading.enumerate()} <= before, "the end of the connection's thread")
 
 
 def test_a_time_out_names_what_is_likely(own_sshd: OpenSsh) -> None:

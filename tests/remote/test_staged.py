@@ -11,7 +11,7 @@ import pytest
 
 from persistent_runner.errors import AttemptLost
 from tests.remote.conftest import run, start, until
-from tests.remote.test_link import TREE, supervisor_of
+from tests.remote.test_link import TREE, agents, supervisor_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -86,6 +86,7 @@ def test_nothing_starts_without_its_driver(sshd_site: Site) -> None:
     until(lambda: runs(sshd_site, 0), "the first one runs")
     link.ping().result(60)
     link.close()
+    until(lambda: not agents(sshd_site), "the end of the agent")
     go(sshd_site, 0)
     until((folder(sshd_site, 0) / ".attempt/0/exit.json").exists, "the first one has ended")
     again = sshd_site.link()

@@ -109,12 +109,12 @@ def test_only_regular_files_are_read(sshd_site: Site, name: str) -> None:
 def test_a_long_listing_leaves_the_link_free(sshd_site: Site) -> None:
     """Checksums of big outputs are made beside the agent, which goes on answering."""
     link = sshd_site.link()
-    run(link, "truncate -s 700M big", attempt="a.1")
+    run(link, "truncate -s 2G big", attempt="a.1")
     listing = link.outputs("a.1", ["big"])
     link.ping().result(30)
     assert run(link, "echo quick").log_tail == b"quick\n"
     assert not listing.done()
-    assert listing.result(60)[0].size_bytes == 700 << 20
+    assert listing.result(60)[0].size_bytes == 2 << 30
     (sshd_site.root / "a.1" / "big").unlink()
 
 

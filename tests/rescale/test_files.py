@@ -255,7 +255,7 @@ def test_a_whole_answer_that_is_cut_comes_anew(
 
 def test_a_part_that_ends_early_is_no_end(script: Script, tmp_path: Path) -> None:
     """A platform that gives less than was asked for is asked for the rest, one that gives nothing not for ever."""
-    platform = RescalePlatform(script.url, KEY, backoff=Backoff(first=0.001, most=0.01, total=0.2))
+    platform = RescalePlatform(script.url, KEY, backoff=Backoff(first=0.001, most=0.01, total=3))
     rest = Said(206, "56789", {"Content-Range": "bytes 5-9/10"})
     script.says("GET files/AbCdEf/contents/", Said(206, "01234", {"Content-Range": "bytes 0-4/10"}), rest)
     platform.files.download(File(id="AbCdEf", decrypted_size=10), tmp_path, "x")
@@ -403,7 +403,7 @@ def test_silence_in_the_middle_is_broken_off(
     rescale: LocalRescale, left: dict[str, File], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that stays open and carries nothing any more: the next request goes on."""
-    monkeypatch.setattr(transport, "_TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(transport, "_TIMEOUT", (5.0, 3.0))
     monkeypatch.setattr(files, "_RANGE", 500_000)
     with Proxy(int(rescale.base_url.rpartition(":")[2])) as network:
         platform = RescalePlatform(f"http://127.0.0.1:{network.port}", rescale.api_key, backoff=QUICK)
