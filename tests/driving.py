@@ -222,16 +222,18 @@ y = "minimize"
     def processes(self) -> list[int]:
         """Return the processes that run something of this place: its platform, keepers, trials."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        for path in Path("/proc").iterdir():
+            if not path.name.isdigit():
+                continue
             try:
-                text = path.read_bytes() + (path.parent / "cmdline").read_bytes()
-                alive = " Z " not in (path.parent / "stat").read_text().rpartition(")")[2][:3]
+                text = (path / "environ").read_bytes() + (path / "cmdline").read_bytes()
+                alive = " Z " not in (path / "stat").read_text().rpartition(")")[2][:3]
             except OSError:
                 continue
             if alive and any(
                 mark.encode() in text for mark in (self.mark, f"XDG_STATE_HOME={self.state_home}", f"{self.state}\0")
             ):
-                found.append(int(path.parent.name))
+                found.append(int(path.name))
         return found
 
 

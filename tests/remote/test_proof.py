@@ -92,16 +92,16 @@ def test_a_pin_of_a_former_driver(sshd: OpenSsh) -> None:
     way(sshd, proof).connect(sshd.node()).client.close()
 
 
-def test_the_secret(sshd: OpenSsh, lease: Path) -> None:
+def test_the_secret(own_sshd: OpenSsh, lease: Path) -> None:
     """Without keys in the log the secret is read back, and the key of that very connection is pinned."""
     (lease / "proof").write_text(SECRET + "\n")
     proof = Proof(lease.name, SECRET, list, wait=NOW)
-    before = commands(sshd)
-    connection = way(sshd, proof).connect(sshd.node())
+    before = commands(own_sshd)
+    connection = way(own_sshd, proof).connect(own_sshd.node())
     assert connection.run("echo in", hide=True).stdout == "in\n"
     connection.close()
-    assert proof.pins == {machine_of(sshd.node()): [host_key(sshd)]}
-    assert commands(sshd) == before + 1  # proof and work on one connection
+    assert proof.pins == {machine_of(own_sshd.node()): [host_key(own_sshd)]}
+    assert commands(own_sshd) == before + 1  # proof and work on one connection
 
 
 def test_a_connection_that_proved_itself_is_pinned(own_sshd: OpenSsh, lease: Path) -> None:
@@ -148,12 +148,12 @@ def test_an_empty_secret(sshd: OpenSsh, lease: Path) -> None:
         way(sshd, Proof(lease.name, SECRET), patience=NOW).connect(sshd.node())
 
 
-def test_nothing_to_prove_it(sshd: OpenSsh) -> None:
+def test_nothing_to_prove_it(own_sshd: OpenSsh) -> None:
     """Without keys and without a secret nothing is sent, and nobody is connected to."""
-    before = commands(sshd)
+    before = commands(own_sshd)
     with pytest.raises(HostNotProven, match="no secret to ask for"):
-        way(sshd, Proof("x", log_keys=list, wait=NOW)).connect(sshd.node())
-    assert commands(sshd) == before
+        way(own_sshd, Proof("x", log_keys=list, wait=NOW)).connect(own_sshd.node())
+    assert commands(own_sshd) == before
 
 
 def test_accepted_without_proof(sshd: OpenSsh, lease: Path, caplog: pytest.LogCaptureFixture) -> None:
