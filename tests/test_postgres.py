@@ -72,7 +72,7 @@ def rows(place: Gated, runs: str) -> list[list[str]]:
 def test_two_drivers_share_a_study(place: Gated, server: Server) -> None:
     """Each has its own cluster and run folder; together they run every trial once, and neither settles the other's.
 
-    Both may ask for the last trial at the same moment: then there is one more.
+    Both may ask for the last trial at the same moment: then there is one more, or one that waits for the next start.
     """
     with place.platform():
         drivers = [place.start(*line(place, server, runs)) for runs in ("one", "two")]
@@ -85,7 +85,9 @@ def test_two_drivers_share_a_study(place: Gated, server: Server) -> None:
     assert all(folders)
     assert folders[0].isdisjoint(folders[1])
     assert len(folders[0] | folders[1]) == len(ran)
-    assert {row[1] for row in rows(place, "one") + rows(place, "two")} <= {"COMPLETE", "RUNNING"}
+    states = [Counter(row[1] for row in rows(place, runs)) for runs in ("one", "two")]
+    assert set(states[0] + states[1]) <= {"COMPLETE", "RUNNING", "WAITING"}
+    assert max(each["COMPLETE"] for each in states) == len(ran)  # the other may have ended before the last trial
 
 
 def test_a_driver_that_died_keeps_its_trials(place: Gated, server: Server) -> None:
