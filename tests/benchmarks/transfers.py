@@ -53,7 +53,7 @@ class Size:
     trials: int = 15
 
 
-QUICK = Size(120_000_000, 60_000_000, 20_000_000, 2, 7)
+QUICK = Size(200_000_000, 60_000_000, 8_000_000, 2, 7)
 
 
 def measure(folder: Path, size: Size) -> list[Row]:

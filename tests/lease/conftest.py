@@ -189,7 +189,7 @@ class Leases:
             platform or self.platform,
             ledger or self.ledger,
             POLL,
-            Deadlines(connect=QUICK),
+            Deadlines(connect=QUICK, unknown=LATER),
             lambda *cost: self.costs.append(cost),
         )
 
