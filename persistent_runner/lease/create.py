@@ -52,7 +52,7 @@ def _throttled(error: Exception) -> bool:
 
 
 def _look_for(access: Access, name: str, patience: timedelta) -> list[str]:
-    """Return the jobs of a name; an empty list is believed only when it has stayed so for a while."""
+    """Return the ids of the jobs of a name; an empty list is believed only when it has stayed so for `patience`."""
     deadline = time.monotonic() + patience.total_seconds()
     while not (found := access.platform.find(name)) and time.monotonic() < deadline:
         if access.stop.wait(access.poll.total_seconds()):
