@@ -96,8 +96,9 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.1):
-            for path in self._place.state.rglob("*.secret"):
-                self.learn(read(path).decode().strip())
+            for path in files_below(self._place.state):
+                if path.suffix == ".secret":
+                    self.learn(read(path).decode().strip())
             for path in Path("/proc").glob("[0-9]*/cmdline"):
                 if holds(read(path), self.secrets):
                     self.found.add(f"process: {read(path)!r}")
@@ -164,7 +165,7 @@ def leaks(place: Place, watcher: Watcher, *drivers: Driver) -> list[str]:
     for driver in drivers:
         if holds((driver.said + driver.out).encode(), watcher.secrets):
             found.append(f"output: {driver.said}{driver.out}")
-    for path in place.folder.rglob("*"):
+    for path in files_below(place.folder):
         belongs = path.name == "apiconfig" or (path.suffix == ".secret" and path.is_relative_to(place.state))
         if not belongs and holds(read(path), watcher.secrets):
             found.append(f"file: {path.relative_to(place.folder)}")

@@ -133,32 +133,31 @@ def by_sftp(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
 @contextmanager
 def by_control_master(place: Far, sample: Sample) -> Iterator[Callable[[], Results]]:
     """OpenSSH's own client on one connection that it keeps: tar there, the command, tar back, one session a trial."""
-    short = Path(tempfile.mkdtemp())  # the name of a socket has 100 characters at most
-    socket = short / "control"
-    line = ["ssh", "-F", "none", "-S", str(socket), "-i", str(place.server.key), "-p", str(place.node.port)]
-    line += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-    line += [f"{place.node.user}@{place.node.address}"]
-    subprocess.run([*line[:1], "-M", "-N", "-f", *line[1:]], check=True, stdin=subprocess.DEVNULL)
+    # a socket's name has 100 characters at most; who is told to exit takes it away when it likes
+    with tempfile.TemporaryDirectory() as short:
+        line = ["ssh", "-F", "none", "-S", f"{short}/control", "-i", str(place.server.key), "-p", str(place.node.port)]
+        line += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+        line += [f"{place.node.user}@{place.node.address}"]
+        subprocess.run([*line[:1], "-M", "-N", "-f", *line[1:]], check=True, stdin=subprocess.DEVNULL)
+        try:
+            yield lambda: _by_tar(line, sample)
+        finally:
+            subprocess.run([*line[:-1], "-O", "exit", line[-1]], check=True, capture_output=True)
 
-    def trial() -> Results:
-        folder = sample.new_folder()
-        there = io.BytesIO()
-        with tarfile.open(fileobj=there, mode="w:gz", compresslevel=1) as archive:
-            for name, data in sample.files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(data)
-                archive.addfile(entry, io.BytesIO(data))
-        script = f"mkdir {folder} && cd {folder} && tar xz && {{ {sample.command}; }} && tar cz {SMALL} {BIG}"
-        back = subprocess.run([*line, script], input=there.getvalue(), capture_output=True, check=True).stdout
-        with tarfile.open(fileobj=io.BytesIO(back)) as archive:
-            found = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
-        return found[SMALL], found[BIG]
 
-    try:
-        yield trial
-    finally:
-        subprocess.run([*line[:-1], "-O", "exit", line[-1]], check=True, capture_output=True)
-        shutil.rmtree(short)
+def _by_tar(line: list[str], sample: Sample) -> Results:
+    folder = sample.new_folder()
+    there = io.BytesIO()
+    with tarfile.open(fileobj=there, mode="w:gz", compresslevel=1) as archive:
+        for name, data in sample.files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    script = f"mkdir {folder} && cd {folder} && tar xz && {{ {sample.command}; }} && tar cz {SMALL} {BIG}"
+    back = subprocess.run([*line, script], input=there.getvalue(), capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(back)) as archive:
+        found = {entry.name: archive.extractfile(entry).read() for entry in archive}  # type: ignore[union-attr]
+    return found[SMALL], found[BIG]
 
 
 WAYS = {

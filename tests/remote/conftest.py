@@ -144,6 +144,11 @@ class Site:
         folder = self.folder / "trials" / f"{options['number']:05d}"
         return WorkDir(link or self.link(), folder=folder, inputs_root=self.inputs, **options)
 
+    def switch(self) -> Path:
+        """Return the folder on the node that holds the signs of life of the lease."""
+        home = self.connect().run("echo $HOME", hide=True).stdout.strip()
+        return Path(home, ".persistent-runner", self.lease)
+
     def commands(self) -> set[int]:
         """Return the processes of this run's commands."""
         return processes(f"{MARKER}={self.root}/")

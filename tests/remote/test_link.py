@@ -182,8 +182,7 @@ def test_supervisor_killed(site: Site, link: Link) -> None:
     assert future.result(60).state == "lost"
     assert site.commands() == set()
     assert run(link, TREE).state == "lost"
-    running = until(lambda: next(site.root.parent.parent.rglob(f"{site.lease}/node0/running"), None), "the folder")
-    assert list(running.iterdir()) == []
+    assert list((site.switch() / "node0/running").iterdir()) == []
 
 
 def test_supervisor_killed_while_nobody_looks(sshd_site: Site) -> None:
@@ -195,8 +194,7 @@ def test_supervisor_killed_while_nobody_looks(sshd_site: Site) -> None:
     link.close()
     os.kill(pid, signal.SIGKILL)
     again = sshd_site.link()
-    [running] = sshd_site.root.parent.parent.rglob(f"{sshd_site.lease}/node0/running")
-    assert list(running.iterdir()) == []
+    assert list((sshd_site.switch() / "node0/running").iterdir()) == []
     assert run(again, TREE).state == "lost"
     assert sshd_site.commands() == set()
 
@@ -442,7 +440,7 @@ def test_signs_of_life_both_ways(site: Site) -> None:
     link = site.link(run="")
     assert (site.hello.root, site.hello.epoch) == ("", 0)
     assert link.ping().result(30) == Life(None, "")
-    [lease] = Path(site.connect().run("echo $HOME", hide=True).stdout.strip()).glob(f".persistent-runner/{site.lease}")
+    lease = site.switch()
     (lease / "tick").write_text("3\n")
     assert link.ping("a.1", keep=9, stop=True).result(30) == Life(3, "")
     assert [(lease / name).read_text() for name in ("beat", "keep", "stop")] == ["a.1\n", "9 a.1\n", ""]
