@@ -8,10 +8,12 @@ client's mistake is seen and does not turn into a GET.
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import shutil
 import subprocess
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -24,7 +26,6 @@ from persistent_runner.rescale.api import API_ROOT, ENDPOINTS, PAGE_SIZE, RunEnt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from persistent_runner.local_platform.jobs import Jobs, VirtualJob
     from persistent_runner.local_platform.shown import Shown
@@ -152,7 +153,8 @@ class Api:
 
     def run_directory(self, job_id: str, run_id: str) -> Response:
         work = self._live_folder(job_id, run_id)
-        paths = sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
+        files = (Path(folder, name) for folder, _, names in os.walk(work) for name in names)  # some vanish meanwhile
+        paths = sorted(path.relative_to(work).as_posix() for path in files if path.is_file())
         return jsonify(
             [
                 RunEntry(path=path, resource=f"/api/jobs/{job_id}/runs/{run_id}/tail/{path}").model_dump()

@@ -276,6 +276,19 @@ def test_a_running_job_can_be_watched(client: Client) -> None:
     assert client.rows(f"{path}files/") == client.rows(f"jobs/{job_id}/files/")
 
 
+def test_folders_that_vanish_while_a_run_is_listed(client: Client) -> None:
+    """A solver makes and removes folders all the time; what stays is listed."""
+    deep = "/".join("abcdefgh")
+    job_id = client.start(f"touch stays; while mkdir -p {deep}; do touch {deep}/x; rm -r a; done")
+    path = f"jobs/{job_id}/runs/1/directory-contents/"
+    eventually(lambda: "stays" in client.get(path).text, "the file that stays")
+    for _ in range(200):
+        answer = client.get(path)
+        assert answer.status_code == 200, answer.text
+        assert "stays" in {entry["path"] for entry in answer.json()}
+    client.stop(job_id)
+
+
 def test_only_loopback_listens(platform: LocalRescale) -> None:
     """Nobody else on the network can reach the platform."""
     assert platform.base_url.startswith("http://127.0.0.1:")
