@@ -33,6 +33,12 @@ from tests.openssh import SSHD, WHY_NOT
 if TYPE_CHECKING:
     from pathlib import Path
 
+UNTIL_NEXT_IS_SENT = r"""
+name=${PWD##*/}; next=$((10#${name%.*} + 1)); sent=$(printf '"kind": "run", "attempt": "%05d.1"' $next)
+for i in {1..1200}; do [ $next = $TRIALS ] || grep -q "$sent" "$RECORD" && break; sleep 0.05; done
+cp parameters.json result.json
+"""
+
 over_openssh = pytest.mark.skipif(SSHD is None, reason=WHY_NOT)
 
 
@@ -161,7 +167,10 @@ def test_what_a_trial_that_survives_costs_is_counted(tmp_path: Path) -> None:
     assert rows["fsyncs of the journal by trial"].value == 2
     assert rows["fsyncs of its outputs by trial"].value == 2  # the file, and its name
     assert rows["fsyncs of outputs from exit to next start"].value == 2
-    fsyncs, there = survival.ahead(survival.watched(tmp_path / "ahead", trials, *survival.AHEAD))
+    line = ["--set", "trial.stage_ahead=1", "--set", f"trial.command={UNTIL_NEXT_IS_SENT}"]
+    variables = f'{{RECORD="{tmp_path}/ahead.jsonl",TRIALS="{trials}"}}'
+    seen = survival.watched(tmp_path / "ahead", trials, *line, "--set", f"cluster.env={variables}")
+    fsyncs, there = survival.ahead(seen)
     assert (fsyncs.value, there.value) == (0, 100)
     late = survival.Row("late", 11.0, "s", most=10)
     *_, last = survival.table([*rows.values(), late]).splitlines()

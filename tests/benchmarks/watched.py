@@ -1,7 +1,7 @@
 """A `run-study` that writes down each fsync, each start and each frame of its trials: `python -m tests.benchmarks.watched`.
 
-The first argument is the file to write into, the others are run-study's. Each fsync takes BENCHMARK_FSYNC_SECONDS
-longer than the disk does.
+The first argument is the file to write into, line by line; the others are run-study's. Each fsync takes
+BENCHMARK_FSYNC_SECONDS longer than the disk does.
 """
 
 from __future__ import annotations
@@ -23,32 +23,35 @@ _fsync = os.fsync
 _encode = frames.encode
 _deliver = link.Link._deliver
 _submit = pool.Pool.submit
-_seen: list[dict[str, Any]] = []
+_record = -1
+
+
+def _note(what: str, at: float, **more: object) -> None:
+    os.write(_record, json.dumps({"what": what, "at": at, **more}).encode() + b"\n")
 
 
 def _watched_fsync(fd: int) -> None:
     path, begun = str(Path(f"/proc/self/fd/{fd}").readlink()), time.monotonic()
     _fsync(fd)
     time.sleep(float(os.environ.get("BENCHMARK_FSYNC_SECONDS", "0")))
-    _seen.append({"what": "fsync", "at": begun, "seconds": time.monotonic() - begun, "path": path})
+    _note("fsync", begun, seconds=time.monotonic() - begun, path=path)
 
 
 def _watched_encode(header: Header, body: bytes = b"") -> bytes:
     if header["t"] != "ping":
-        _seen.append({"what": "out", "at": time.monotonic(), "kind": header["t"], "attempt": _attempt(header)})
+        _note("out", time.monotonic(), kind=header["t"], attempt=_attempt(header))
     return _encode(header, body)
 
 
 def _watched_deliver(self: link.Link, header: Header, body: bytes) -> None:
     request = self._pending.get(header.get("id", 0))
     if request is not None and request.header["t"] != "ping":
-        kind, attempt = request.header["t"], _attempt(request.header)
-        _seen.append({"what": "in", "at": time.monotonic(), "kind": kind, "attempt": attempt})
+        _note("in", time.monotonic(), kind=request.header["t"], attempt=_attempt(request.header))
     _deliver(self, header, body)
 
 
 def _watched_submit(self: pool.Pool, number: int, attempt: int, *rest: Any) -> Any:
-    _seen.append({"what": "start", "at": time.monotonic(), "attempt": f"{number:05d}.{attempt}"})
+    _note("start", time.monotonic(), attempt=f"{number:05d}.{attempt}")
     return _submit(self, number, attempt, *rest)
 
 
@@ -58,15 +61,13 @@ def _attempt(header: Header) -> str:
 
 def main() -> None:
     """Run a study as `run-study` does."""
-    record = Path(sys.argv.pop(1))
+    global _record  # noqa: PLW0603 - a program of its own
     os.fsync = _watched_fsync
     frames.encode = _watched_encode
     link.Link._deliver = _watched_deliver
     pool.Pool.submit = _watched_submit
-    try:
-        cli.run_study()
-    finally:
-        record.write_text("".join(json.dumps(line) + "\n" for line in _seen))
+    _record = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    cli.run_study()
 
 
 if __name__ == "__main__":
