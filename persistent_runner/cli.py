@@ -79,12 +79,9 @@ def _run(study: str, console: Any, *, as_json: bool, quiet: bool, yes: bool, **o
     # Each frame takes several turns of threads that wait for the interpreter. With Python's own 5 ms for each a trial
     # comes back twice as late beside a busy sampler. The process is ours, so nobody else's choice is changed.
     sys.setswitchinterval(SWITCH_SECONDS)
-    run = runner.run_study(
-        study,
-        confirm=_confirmation(yes=yes),
-        display=None if quiet else lambda name, lease: LiveTable(console, name, lease),
-        **options,
-    )
+    if not quiet:
+        options["display"] = lambda name, lease: LiveTable(console, name, lease)
+    run = runner.run_study(study, confirm=_confirmation(yes=yes), **options)
     try:
         if as_json:
             click.echo(json.dumps(run.summary, indent=1))

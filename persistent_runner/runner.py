@@ -235,7 +235,7 @@ def run_study(
     known: str | Path | None = None,
     no_pilot: bool = False,
     confirm: Callable[[str, bool], None] = lambda line, _: log.info(line),
-    display: Callable[[str, ClusterLease], contextlib.AbstractContextManager[Any]] | None = None,
+    display: Callable[..., contextlib.AbstractContextManager[Any]] = lambda *_: contextlib.nullcontext(),
 ) -> StudyRun:
     """Run a study.toml until it has `n_trials` settled trials, going on where an earlier start stopped.
 
@@ -244,9 +244,9 @@ def run_study(
     the designs of its failed trials again. `read_again` only reads all results anew out of the kept files, by readers
     that may have changed, and runs nothing. `known` is a table of designs whose results are known. With `no_pilot` the
     first trial does not run alone. `confirm` gets the line before money is spent and whether any is, and raises to
-    refuse. `display` makes what is shown while it runs: a context manager with `show(progress)`. Raises RunnerErrors
-    whose `exit_code` says how `run-study` ends; whatever ends it, the lease is released first and the tables are
-    written.
+    refuse. `display(name, lease)` makes what is shown while it runs: a context manager with `show(progress)`. Raises
+    RunnerErrors whose `exit_code` says how `run-study` ends; whatever ends it, the lease is released first and the
+    tables are written.
     """
     settings = load_settings(profile=profile, runs_dir=Path(runs_dir) if runs_dir else None)
     kept = _kept(keep)
@@ -277,24 +277,23 @@ def run_study(
                 if isinstance(objective, CommandObjective) and spec.study.reuse:
                     objective = Reusing(objective, folder)
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
-                with _counted(cluster, run) as held:
-                    shown = display(spec.study.name, held) if display else contextlib.nullcontext()
-                    with shown as view:
-                        progress = _run_trials(
-                            held,
-                            run.study,
-                            objective,
-                            folder=folder,
-                            interrupts=interrupts,
-                            inputs_root=spec.folder,
-                            limits=limits_of(spec, total),
-                            trial_cores=spec.trial.cores,
-                            max_concurrent=spec.trial.max_concurrent,
-                            spec=spec,
-                            digest=None if no_pilot else digest,
-                            saved=salvage.lost,
-                            view=view,
-                        )
+                with _counted(cluster, run) as held, display(spec.study.name, held) as view:
+                    salvage.commit_earlier(run.study)  # of a cluster that has ended since they were asked for
+                    progress = _run_trials(
+                        held,
+                        run.study,
+                        objective,
+                        folder=folder,
+                        interrupts=interrupts,
+                        inputs_root=spec.folder,
+                        limits=limits_of(spec, total),
+                        trial_cores=spec.trial.cores,
+                        max_concurrent=spec.trial.max_concurrent,
+                        spec=spec,
+                        digest=None if no_pilot else digest,
+                        saved=salvage.lost,
+                        view=view,
+                    )
                 run.exit_code = 5 if progress.out_of_time else 0
             else:
                 settle_unneeded(settings, folder, interrupts, ended=lambda: salvage.bring_outputs(is_all=False))
@@ -339,6 +338,7 @@ def _begin(
     if isinstance(objective, CommandObjective):
         objective.tells_what_is_left = False
     salvage.commit_earlier(run.study)
+    salvage.bring_outputs(is_all=True)
     settle_earlier(run.study, folder)
     counts = settled_by_state(run.study)
     accepted = PARTS if accept_changed or retry_failed else ("readers",) if read_again else ()

@@ -63,6 +63,7 @@ class Salvage:
         self._folder = folder
         self._settings = settings
         self._stop = stop
+        self._asked: set[tuple[int, int]] = set()  # trials with their attempts: what is saved of one stays as it is
 
     def commit_earlier(self, study: optuna.Study) -> None:
         """Commit what is saved of this run's trials that an earlier start has left; `settle_earlier` tells it."""
@@ -83,7 +84,6 @@ class Salvage:
             later = told(outcome.later, (), may_drop=Keeping.of(self._spec).may_drop) if outcome.later else None
             commit(self._folder, number, trials[number].params, result_told, later)
             crash_point("salvaged")
-        self.bring_outputs(is_all=True)
 
     def bring_outputs(self, *, is_all: bool) -> None:
         """Fetch the outputs that results were committed without, of trials whose cluster has ended since.
@@ -138,7 +138,9 @@ class Salvage:
         Nothing is taken of a command that was another one than now, by its inputs, outputs and text. A platform that
         does not answer is a reason to go on without. DiskFull where what is fetched finds no room here.
         """
-        attempts = {number: last for number, last in _unfinished(self._folder).items() if number in trials}
+        unfinished = _unfinished(self._folder) if trials else {}
+        last = {number: each for number, each in unfinished.items() if number in trials}
+        attempts = {number: each for number, each in last.items() if (number, each[0]) not in self._asked}
         if not attempts:
             return
         site = choose_platform(self._settings, stop=self._stop)
@@ -149,6 +151,7 @@ class Salvage:
                     attempt = f"{number:05d}.{attempts[number][0]}"
                     files = below(listed, f"{self._folder.on_node}/{attempt}")
                     taken = self._taken(SavedFiles(site.platform.files, files), trials[number], attempt)
+                    self._asked.add((number, attempts[number][0]))
                     if taken is not None:
                         yield number, Saved(attempts[number][0], *taken)
         except PlatformError as error:

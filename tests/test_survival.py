@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.campaign.nodes import supervisors
 from tests.driving import CALM, GATED, HOSTILE, LONG, QUICK, SHORT, Gated, all_jobs, kill, unfinished_jobs, until
 
 if TYPE_CHECKING:
@@ -53,6 +54,23 @@ def test_what_ended_on_a_cluster_that_is_gone_is_fetched(place) -> None:
     assert [row["attempts"] for row in rows] == ["1"] * 4
     assert all(row["value"] == row["params_x"] for row in rows)
     assert (place.runs / "tiny/trials/00000/command-1.log").exists()
+
+
+def test_what_ended_on_a_cluster_that_is_not_gone_on_with_is_fetched(place) -> None:
+    """Its trials end while no driver is there, and the next start asks for another cluster: it is ended, nothing runs again."""
+    line = place.gated(n_trials=4)
+    with place.platform() as platform:
+        first = place.start(*line, **LONG)
+        place.until_two_run()
+        kill(first)
+        place.go.touch()
+        until(lambda: not supervisors(place.mark), "the end of both trials")
+        second = place.run(*line, "--set", "cluster.cores=4", **LONG)
+        assert len(all_jobs(platform)) == 2
+        assert unfinished_jobs(platform) == []
+    assert second.said.count("it had ended on a cluster that is gone; its files are fetched") == 2
+    assert place.counts == Counter("0123")
+    assert [row["attempts"] for row in place.rows()] == ["1"] * 4
 
 
 def test_what_ended_while_the_driver_slept_is_fetched(place) -> None:
@@ -275,8 +293,9 @@ def test_another_cluster_is_asked_for_when_the_former_is_stopped(place) -> None:
         first = place.start(*line, **LONG)
         place.until_two_run()
         kill(first)
-        place.go.touch()
         second = place.start(*line, "--set", "cluster.cores=4", **LONG)
+        second.wait_for("Connected to")
+        place.go.touch()  # what ran on the old one has ended with it
         assert second.end() == 0, second.said
 
         old, new = sorted(all_jobs(platform), key=lambda job: job.when("Executing"))
