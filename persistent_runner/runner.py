@@ -278,7 +278,7 @@ def run_study(
                     objective = Reusing(objective, folder)
                 cluster = leased(spec, settings, folder, interrupts, confirm=confirm, force_stop=force_stop, keep=kept)
                 with _counted(cluster, run) as held, display(spec.study.name, held) as view:
-                    salvage.commit_earlier(run.study)  # of a cluster that has ended since they were asked for
+                    salvage.commit_earlier(run.study)  # a cluster may have ended since the first look
                     progress = _run_trials(
                         held,
                         run.study,

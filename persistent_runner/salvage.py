@@ -63,7 +63,7 @@ class Salvage:
         self._folder = folder
         self._settings = settings
         self._stop = stop
-        self._asked: set[tuple[int, int]] = set()  # trials with their attempts: what is saved of one stays as it is
+        self._useless: set[str] = set()  # attempts that left no result; one that is not listed yet is none of them
 
     def commit_earlier(self, study: optuna.Study) -> None:
         """Commit what is saved of this run's trials that an earlier start has left; `settle_earlier` tells it."""
@@ -139,8 +139,7 @@ class Salvage:
         does not answer is a reason to go on without. DiskFull where what is fetched finds no room here.
         """
         unfinished = _unfinished(self._folder) if trials else {}
-        last = {number: each for number, each in unfinished.items() if number in trials}
-        attempts = {number: each for number, each in last.items() if (number, each[0]) not in self._asked}
+        attempts = {number: last for number, last in unfinished.items() if number in trials}
         if not attempts:
             return
         site = choose_platform(self._settings, stop=self._stop)
@@ -149,9 +148,10 @@ class Salvage:
                 listed = site.platform.files.listed(job_id, name=self._folder.on_node)
                 for number in mine:
                     attempt = f"{number:05d}.{attempts[number][0]}"
+                    if attempt in self._useless:
+                        continue
                     files = below(listed, f"{self._folder.on_node}/{attempt}")
                     taken = self._taken(SavedFiles(site.platform.files, files), trials[number], attempt)
-                    self._asked.add((number, attempts[number][0]))
                     if taken is not None:
                         yield number, Saved(attempts[number][0], *taken)
         except PlatformError as error:
@@ -215,6 +215,7 @@ class Salvage:
         except Exception as error:  # noqa: BLE001 - a user's objective may raise anything; then the trial runs again
             words = error.message if isinstance(error, RunnerError) else f"{type(error).__name__}: {error}"
             log.info("trial %d runs again, since attempt %s left no result: %s", trial.number, attempt, words)
+            self._useless.add(attempt)
             return None
         log.info("trial %d: it had ended on a cluster that is gone; its files are fetched", trial.number)
         return outcome, seconds
